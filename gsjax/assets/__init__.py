@@ -1,0 +1,1 @@
+"""Small weights of our own training, each with its recipe and licence."""

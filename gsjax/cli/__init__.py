@@ -1,0 +1,1 @@
+"""The gsjax console script, one thin file a subcommand."""

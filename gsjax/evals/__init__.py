@@ -1,0 +1,1 @@
+"""Evaluators that know a system only through its protocol."""

@@ -1,0 +1,1 @@
+"""Paper-neutral losses: pure functions on arrays."""

@@ -1,0 +1,1 @@
+"""Mergeable metrics: states of (sum, count) that add across batches and hosts."""

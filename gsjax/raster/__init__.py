@@ -1,0 +1,1 @@
+"""The differentiable rasterizer: project, bin, blend, render."""

@@ -1,0 +1,83 @@
+"""The protocol between a system (a paper) and everything that trains or evaluates it.
+
+``train`` and ``evals`` know systems only through this file. A system folder's ``system.py`` exports
+``build(config) -> System``; ``config.system = 'clip_gs'`` resolves to ``gsjax.systems.clip_gs``.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+Batch = Mapping[str, Any]
+Variables = Mapping[str, Any]  # {'params': ..., other flax collections}
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamRule:
+    """Optimiser setting for the parameters whose path matches; the first match wins.
+
+    Attributes:
+        pattern: regular expression, searched in 'a/b/kernel'.
+        lr_scale: factor on the learning rate; 0 freezes.
+        decay: whether decoupled weight decay applies.
+    """
+
+    pattern: str
+    lr_scale: float = 1.0
+    decay: bool = True
+
+
+def _same(params):
+    return params
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A trainable system.
+
+    Attributes:
+        name: folder name under ``gsjax.systems``.
+        batch_spec: one *example* as ``{field: jax.ShapeDtypeStruct}`` (no batch axis).
+        init: ``rng -> variables``.
+        loss: ``(variables, batch, rng, train) -> (scalar loss, {name: scalar}, new collections)``.
+            The batch carries ``index`` [B] int32 (record number; fold it into ``rng`` for
+            per-example randomness, so that results do not depend on how the batch is laid out
+            over devices) and ``valid`` [B] bool (False = padding, must not count).
+        predict_fns: ``{name: (variables, batch) -> {field: [B, ...]}}`` in inference mode.
+        train_data: ``() -> grain.MapDataset`` of single examples matching ``batch_spec``.
+        eval_data: ``split -> grain.MapDataset``, likewise, in a fixed order.
+        param_rules: optimiser groups, first match wins; unmatched parameters get the defaults.
+        project_params: applied to the parameters after every update (e.g. clamps).
+        info: static facts evaluators need (category names, ...), plain JSON values.
+        show: optional ``(variables, folder) -> None``: writes pictures of what the run learned.
+    """
+
+    name: str
+    batch_spec: Mapping[str, jax.ShapeDtypeStruct]
+    init: Callable[[jax.Array], Variables]
+    loss: Callable[[Variables, Batch, jax.Array, bool], tuple[jax.Array, dict, dict]]
+    predict_fns: Mapping[str, Callable[[Variables, Batch], Mapping[str, jax.Array]]]
+    train_data: Callable[[], Any]
+    eval_data: Callable[[str], Any]
+    param_rules: Sequence[ParamRule] = ()
+    project_params: Callable[[Any], Any] = _same
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    show: Callable[[Variables, Any], None] | None = None
+
+
+def build(config) -> System:
+    """Builds the system that ``config.system`` names.
+
+    Raises:
+        ValueError: no such system; the message lists the known ones.
+    """
+    import gsjax.systems as systems
+
+    known = sorted(m.name for m in pkgutil.iter_modules(systems.__path__) if m.ispkg)
+    if config.system not in known:
+        raise ValueError(f"config.system: unknown system {config.system!r}; known: {known}")
+    return importlib.import_module(f"gsjax.systems.{config.system}.system").build(config)

@@ -1,0 +1,1 @@
+"""A small image/text pair, trained here on renders and captions."""
