@@ -1,6 +1,6 @@
 """Checks a run folder from outside: falling loss, a checkpoint, a saved picture.
 
-    python tests/smoke/check_run.py [--no-picture] RUN_FOLDER
+python tests/smoke/check_run.py [--no-picture] RUN_FOLDER
 """
 
 import argparse
@@ -32,7 +32,9 @@ def check(folder: pathlib.Path, picture: bool = True) -> str:
     pictures = sorted(p for p in folder.rglob("*.png") if p.stat().st_size > 1000)
     assert pictures or not picture, f"{folder}: no picture"
     shown = ", ".join(str(p.relative_to(folder)) for p in pictures) or "none"
-    return f"{folder}: loss {first:.4f} -> {last:.4f}, checkpoint {steps[-1].name}, pictures {shown}"
+    return (
+        f"{folder}: loss {first:.4f} -> {last:.4f}, checkpoint {steps[-1].name}, pictures {shown}"
+    )
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Executes every notebook of a folder from top to bottom; a failing cell fails the command.
 
-    python tests/smoke/run_notebooks.py FOLDER
+python tests/smoke/run_notebooks.py FOLDER
 """
 
 import pathlib
