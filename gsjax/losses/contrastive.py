@@ -1,0 +1,258 @@
+"""Contrastive losses over the global batch, on one device or sharded over a mesh.
+
+The building block is :func:`pair_log_probs`: for objects ``a`` [B, D] and their counterparts ``b``
+[B, K, D] (K slots an object: one caption, or K views) the log-probability of every true pair in
+both directions, against all objects of the batch. What a paper does with them (weights, means) stays
+with the paper. Vectors arrive normalised (:func:`unit`); everything here is float32 or wider.
+
+Three forms of the same mathematics, equal in value and gradient:
+
+* ``none``: plain array code; the partitioner may still shard it.
+* ``gather``: under ``jax.shard_map`` every device gathers the other side and forms its own rows only.
+* ``ring``: chunks travel around the devices; neither a [B, B] matrix nor a gathered tensor exists.
+
+Not here: which pairs exist and how they are weighted (``systems/``).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+SHARDINGS = ("none", "gather", "ring")
+NEGATIVES = ("per_slot", "all_views")
+
+# Stands for -inf: finite, so that a row without negatives has finite gradients.
+_MASKED = -1e30
+
+
+def unit(x: jax.Array, eps: float = 1e-12) -> jax.Array:
+    """``x`` [..., D] scaled to length one in float32 or wider; a zero vector stays zero.
+
+    The guard sits on the squared length, so padding rows give zero gradients and no NaN.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), eps))
+
+
+def clamp_logit_scale(params, maximum: float, name: str = "logit_scale"):
+    """Projects ``params[name]`` onto [0, maximum], for use after every update.
+
+    A projection and not a clip in the forward pass, which would zero the gradient at the bound.
+
+    Args:
+        params: mapping of parameters; a copy is returned.
+        maximum: largest log of the inverse temperature.
+        name: key of the scalar.
+    """
+    return {**params, name: jnp.clip(params[name], 0.0, maximum)}
+
+
+def pair_log_probs(
+    a: jax.Array,
+    b: jax.Array,
+    scale: jax.Array,
+    *,
+    valid_a: jax.Array | None = None,
+    valid_b: jax.Array | None = None,
+    ids: jax.Array | None = None,
+    negatives: str = "per_slot",
+    detach_gathered: bool = False,
+    sharding: str = "none",
+    axes: tuple[str, ...] = ("data", "fsdp"),
+    mesh=None,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each true pair (i, k), from ``a`` to ``b`` and from ``b`` to ``a``.
+
+    With logits ``L_ijk = scale * a_i . b_jk`` (InfoNCE: van den Oord et al., arXiv 1807.03748):
+
+    * row [i, k] = L_iik - logsumexp_j L_ijk (``per_slot``), or with the negatives of all slots and
+      none of the object's own other slots in the denominator (``all_views``);
+    * col [i, k] = L_iik - logsumexp_j L_jik.
+
+    Args:
+        a: [B, D] unit vectors.
+        b: [B, K, D] unit vectors.
+        scale: scalar, the inverse temperature (already exponentiated).
+        valid_a: [B] bool; False removes a_i from every denominator.
+        valid_b: [B, K] bool; False removes b_ik from every denominator.
+        ids: [B] integers; objects with equal ids are not negatives of each other.
+        negatives: ``per_slot`` or ``all_views``.
+        detach_gathered: no gradient to ``a`` through the column direction, as where embeddings are
+            gathered without gradients and only local rows are scored.
+        sharding: ``none``, ``gather`` or ``ring``. The last two need a mesh of several devices and
+            fall back to ``none`` without one.
+        axes: mesh axes over which the batch is sharded; those absent from the mesh are ignored.
+        mesh: a ``jax.sharding.Mesh``; None = the one entered with ``jax.set_mesh``.
+
+    Returns:
+        (row, col), each [B, K]. Entries of invalid pairs are finite and mean nothing: weight them 0.
+
+    Raises:
+        ValueError: shapes that do not agree, an unknown option, or a batch that the devices along
+            ``axes`` do not divide.
+    """
+    _check_options(a, b, negatives, sharding)
+    wide = functools.partial(jnp.promote_types, jnp.float32)
+    a, b = a.astype(wide(a.dtype)), b.astype(wide(b.dtype))
+    num, slots = b.shape[:2]
+    valid_a = jnp.ones(num, bool) if valid_a is None else valid_a
+    valid_b = jnp.ones((num, slots), bool) if valid_b is None else valid_b
+    group = jnp.arange(num, dtype=jnp.uint32) if ids is None else ids
+    local = functools.partial(
+        _local_log_probs, all_views=negatives == "all_views", detach=detach_gathered
+    )
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    axes = tuple(axis for axis in axes if axis in mesh.axis_names)
+    shards = 1
+    for axis in axes:
+        shards *= mesh.shape[axis]
+    if sharding == "none" or shards == 1:
+        return local(_whole_batch, a, b, scale, valid_a, valid_b, group)
+    if num % shards:
+        raise ValueError(
+            f"contrastive loss: batch {num} is not divisible by the {shards} devices along mesh "
+            f"axes {axes}; choose a batch size that is a multiple of {shards}"
+        )
+    negatives_fn = functools.partial(
+        {"gather": _gathered, "ring": _ring}[sharding], axes=axes, shards=shards
+    )
+    batch = jax.sharding.PartitionSpec(axes)
+    return jax.shard_map(
+        functools.partial(local, negatives_fn),
+        mesh=mesh,
+        in_specs=(batch, batch, jax.sharding.PartitionSpec(), batch, batch, batch),
+        out_specs=(batch, batch),
+    )(a, b, jnp.asarray(scale), valid_a, valid_b, group)
+
+
+def symmetric_loss(
+    row: jax.Array, col: jax.Array, weights: jax.Array, count: jax.Array
+) -> jax.Array:
+    """``-sum(weights * (row + col)) / (2 count)``, zero for an empty batch.
+
+    Args:
+        row, col: [B, K] log-probabilities of :func:`pair_log_probs`.
+        weights: [B, K]; 0 for pairs that must not count.
+        count: scalar, what the sum is divided by.
+    """
+    return -jnp.sum(jnp.where(weights == 0, 0.0, weights * (row + col))) / (
+        2.0 * jnp.maximum(count, 1)
+    )
+
+
+def sigmoid_loss(
+    a: jax.Array,
+    b: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    weights: jax.Array | None = None,
+    valid_a: jax.Array | None = None,
+    valid_b: jax.Array | None = None,
+    ids: jax.Array | None = None,
+) -> jax.Array:
+    """Per-pair [B, K] sigmoid loss: the weighted true pair and all its row's false pairs.
+
+    ``l_ik = -weights_ik log s(L_iik + bias) - sum_{j != i} log s(-L_ijk - bias)`` with s the
+    logistic function. Source: SigLIP (arXiv 2303.15343), section 3.2.
+
+    Args:
+        a: [B, D] unit vectors. b: [B, K, D] unit vectors.
+        scale, bias: scalars.
+        weights: [B, K] on the true pairs, default 1.
+        valid_a, valid_b, ids: as in :func:`pair_log_probs`.
+
+    Returns:
+        [B, K]; rows of invalid objects and slots are zero.
+    """
+    num, slots = b.shape[:2]
+    valid_a = jnp.ones(num, bool) if valid_a is None else valid_a
+    valid_b = jnp.ones((num, slots), bool) if valid_b is None else valid_b
+    ids = jnp.arange(num, dtype=jnp.uint32) if ids is None else ids
+    logits = scale * jnp.einsum("id,jkd->ikj", a, b, precision="highest") + bias
+    same = ids[:, None] == ids[None, :]
+    use = ~same[:, None, :] & valid_b.T[None] & valid_a[:, None, None]
+    false = jnp.sum(jnp.where(use, jax.nn.softplus(logits), 0.0), -1)
+    pos = scale * jnp.einsum("id,ikd->ik", a, b, precision="highest") + bias
+    true = jax.nn.softplus(-pos) * (1.0 if weights is None else weights)
+    return jnp.where(valid_a[:, None] & valid_b, true + false, 0.0)
+
+
+def _check_options(a, b, negatives, sharding):
+    if negatives not in NEGATIVES:
+        raise ValueError(f"negatives: unknown {negatives!r}; known: {NEGATIVES}")
+    if sharding not in SHARDINGS:
+        raise ValueError(f"sharding: unknown {sharding!r}; known: {SHARDINGS}")
+    if a.ndim != 2 or b.ndim != 3 or (a.shape[0], a.shape[1]) != (b.shape[0], b.shape[2]):
+        raise ValueError(
+            f"a, b: found shapes {a.shape} and {b.shape}; expected [B, D] and [B, K, D] "
+            "(give one caption an object a slot axis: text[:, None])"
+        )
+
+
+def _local_log_probs(negatives_fn, a, b, scale, valid_a, valid_b, group, *, all_views, detach):
+    """Rows of this device. ``negatives_fn`` sees one slot and reaches the other devices."""
+    scale = scale.astype(a.dtype)
+
+    @jax.checkpoint  # keeps K blocks of logits from living until the backward pass
+    def slot(b_k, valid_k):
+        row_neg, col_neg = negatives_fn(
+            a, jax.lax.stop_gradient(a) if detach else a, b_k, scale, valid_a, valid_k, group
+        )
+        pos = scale * jnp.sum(a * b_k, -1)
+        col_pos = scale * jnp.sum(jax.lax.stop_gradient(a) * b_k, -1) if detach else pos
+        return pos, row_neg, col_pos - jnp.logaddexp(col_pos, col_neg)
+
+    pos, row_neg, col = jax.lax.map(
+        lambda args: slot(*args), (jnp.moveaxis(b, 1, 0), valid_b.T)
+    )  # [K, B]
+    if all_views:
+        row_neg = jnp.broadcast_to(jax.nn.logsumexp(row_neg, 0), pos.shape)
+    return (pos - jnp.logaddexp(pos, row_neg)).T, col.T
+
+
+def _masked_lse(x, y, scale, use):
+    """logsumexp_j of scale * x_i . y_j over the j with ``use`` [i, j]."""
+    logits = scale * jnp.matmul(x, y.T, precision="highest")
+    return jax.nn.logsumexp(jnp.where(use, logits, _MASKED), -1)
+
+
+def _whole_batch(a, a_col, b, scale, valid_a, valid_b, group):
+    """Negatives when this device holds everything: (row, col) log-sums, [B] each."""
+    other = group[:, None] != group[None, :]
+    return (
+        _masked_lse(a, b, scale, other & valid_b[None]),
+        _masked_lse(b, a_col, scale, other & valid_a[None]),
+    )
+
+
+def _gathered(a, a_col, b, scale, valid_a, valid_b, group, *, axes, shards):
+    """As :func:`_whole_batch` for this device's rows; the other side is gathered."""
+    del shards
+    gather = functools.partial(jax.lax.all_gather, axis_name=axes, tiled=True)
+    other = group[:, None] != gather(group)[None, :]
+    return (
+        _masked_lse(a, gather(b), scale, other & gather(valid_b)[None]),
+        _masked_lse(b, gather(a_col), scale, other & gather(valid_a)[None]),
+    )
+
+
+def _ring(a, a_col, b, scale, valid_a, valid_b, group, *, axes, shards):
+    """As :func:`_gathered` with one chunk of the other side in memory at a time."""
+    turn = [(i, (i + 1) % shards) for i in range(shards)]
+
+    @jax.checkpoint
+    def step(carry, _):
+        row, col, chunk = carry
+        a_c, b_c, valid_a_c, valid_b_c, group_c = chunk
+        other = group[:, None] != group_c[None, :]
+        row = jnp.logaddexp(row, _masked_lse(a, b_c, scale, other & valid_b_c[None]))
+        col = jnp.logaddexp(col, _masked_lse(b, a_c, scale, other & valid_a_c[None]))
+        chunk = jax.tree.map(lambda x: jax.lax.ppermute(x, axes, turn), chunk)
+        return (row, col, chunk), None
+
+    start = jax.lax.pcast(jnp.full(a.shape[:1], _MASKED, a.dtype), axes, to="varying")
+    carry = (start, start, (a_col, b, valid_a, valid_b, group))
+    (row, col, _), _ = jax.lax.scan(step, carry, length=shards)
+    return row, col
