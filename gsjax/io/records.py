@@ -1,0 +1,131 @@
+"""What every splat file format shares: the in-memory record, its checks, and atomic writing.
+
+A scene is a dict of float32 NumPy arrays that fits ``gsjax.RawGaussians(**d)``:
+``means`` [N, 3], ``quats`` [N, 4] wxyz, ``log_scales`` [N, 3], ``logit_opacities`` [N],
+``sh`` [N, K, 3] with K = (degree + 1)^2. Nothing here imports JAX.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")
+# Standard deviations outside e^-50 .. e^20 world units (2e-22 .. 5e8) are no geometry: most often
+# the file stores something else in these columns, or was damaged.
+LOG_SCALE_RANGE = (-50.0, 20.0)
+SH_COUNTS = (1, 4, 9, 16, 25)
+SH_C0 = 0.28209479177387814
+
+
+class SplatFormatError(ValueError):
+    """A file is not what its format promises: damaged, incomplete, or another kind of file."""
+
+
+def as_dict(gaussians) -> dict[str, np.ndarray]:
+    """A checked float32 copy of a scene given as a mapping or as a ``RawGaussians``.
+
+    Raises:
+      ValueError: a field is missing or its shape does not fit.
+    """
+    arrays = {}
+    for name in FIELDS:
+        value = (
+            gaussians.get(name)
+            if isinstance(gaussians, Mapping)
+            else getattr(gaussians, name, None)
+        )
+        if value is None:
+            raise ValueError(
+                f"gaussians: field {name!r} is missing; expected raw Gaussians with {list(FIELDS)}"
+            )
+        arrays[name] = np.array(value, np.float32)
+    means = arrays["means"]
+    num = means.shape[0] if means.ndim else 0
+    shapes = {"means": (num, 3), "quats": (num, 4), "log_scales": (num, 3)}
+    shapes["logit_opacities"] = (num,)
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(
+                f"{name}: expected shape {list(shape)} (one scene), found "
+                f"{list(arrays[name].shape)}"
+            )
+    sh = arrays["sh"].shape
+    if len(sh) != 3 or sh[0] != num or sh[1] not in SH_COUNTS or sh[2] != 3:
+        raise ValueError(
+            f"sh: expected shape [{num}, K, 3] with K one of {SH_COUNTS}, found {list(sh)}"
+        )
+    return arrays
+
+
+def bad_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows that cannot be used, by reason: {reason: bool [N]}, empty when all are fine."""
+    num = len(arrays["means"])
+    reasons = {}
+    for name in FIELDS:
+        finite = np.isfinite(arrays[name].reshape(num, -1)).all(axis=1)
+        reasons[f"NaN or infinite {name}"] = ~finite
+    low, high = LOG_SCALE_RANGE
+    log_scales = arrays["log_scales"]
+    absurd = ((log_scales < low) | (log_scales > high)) & np.isfinite(log_scales)
+    reasons[f"absurd scales (log outside {low:g} .. {high:g})"] = absurd.any(axis=1)
+    return {reason: rows for reason, rows in reasons.items() if rows.any()}
+
+
+def clean(
+    arrays: dict[str, np.ndarray], source: str, on_bad_rows: str
+) -> tuple[dict[str, np.ndarray], int]:
+    """Applies the policy for unusable rows.
+
+    Args:
+      arrays: a scene.
+      source: file name for messages.
+      on_bad_rows: 'error' or 'drop'.
+
+    Returns:
+      The scene without bad rows, and how many were dropped (also logged as a warning).
+
+    Raises:
+      SplatFormatError: no Gaussians, none left, or bad rows under 'error'.
+      ValueError: unknown policy.
+    """
+    if on_bad_rows not in ("error", "drop"):
+        raise ValueError(f"on_bad_rows: expected 'error' or 'drop', found {on_bad_rows!r}")
+    num = len(arrays["means"])
+    if num == 0:
+        raise SplatFormatError(f"{source}: the file holds zero Gaussians")
+    reasons = bad_rows(arrays)
+    if not reasons:
+        return arrays, 0
+    bad = np.logical_or.reduce(list(reasons.values()))
+    summary = "; ".join(
+        f"{rows.sum()} with {reason}, first at row {rows.argmax()}"
+        for reason, rows in reasons.items()
+    )
+    dropped = int(bad.sum())
+    if on_bad_rows == "error":
+        raise SplatFormatError(
+            f"{source}: {dropped} of {num} Gaussians are unusable ({summary}); "
+            f"pass on_bad_rows='drop' to leave them out"
+        )
+    if dropped == num:
+        raise SplatFormatError(f"{source}: all {num} Gaussians are unusable ({summary})")
+    logging.warning("%s: dropped %d of %d Gaussians (%s)", source, dropped, num, summary)
+    return {name: value[~bad] for name, value in arrays.items()}, dropped
+
+
+def write_atomically(path: epath.PathLike, data: bytes):
+    """Writes beside the target and renames: readers see the old file or the whole new one."""
+    path = epath.Path(path)
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
