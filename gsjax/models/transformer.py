@@ -1,0 +1,159 @@
+"""Pre-norm transformer blocks in the shape of EVA-02 (arXiv 2303.11331) without rotary positions.
+
+Tokens come in embedded; class tokens, positions and read-out belong to the model that uses the
+blocks. Randomness (stochastic depth) is keyed per example, so a result does not depend on how the
+batch lies over devices.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+MLPS = ("packed_swiglu", "swiglu_norm", "gelu")
+LAYER_NORM_EPS = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a stack of blocks.
+
+    Attributes:
+        width: token dimension d.
+        depth: number of blocks.
+        heads: attention heads; divides ``width``.
+        hidden: width inside the MLP.
+        mlp: ``packed_swiglu`` (one input matrix of 2 x hidden), ``swiglu_norm`` (a LayerNorm on the
+            gated hidden units) or ``gelu`` (exact).
+        drop_path: stochastic depth of the last block; the first has none, linear in between.
+        remat: recompute each block in the backward pass.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    mlp: str = "packed_swiglu"
+    drop_path: float = 0.0
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(
+                f"heads: {self.heads} heads do not divide width {self.width}; choose a divisor"
+            )
+        if self.mlp not in MLPS:
+            raise ValueError(f"mlp: unknown {self.mlp!r}; known: {MLPS}")
+
+
+def layer_norm(name: str, dtype) -> nn.LayerNorm:
+    """LayerNorm whose statistics are float32 whatever ``dtype`` it computes in."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, name=name)
+
+
+def drop_path(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Stochastic depth: drops the whole residual of an example, and rescales the others.
+
+    Args:
+        x: [B, T, D].
+        rate: probability of dropping.
+        keys: [B] random keys; None = keep everything (inference).
+    """
+    if keys is None or rate == 0.0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
+    return x * (keep / (1.0 - rate)).astype(x.dtype)[:, None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; queries and values have biases, keys have none.
+
+    The projection is fused, output index ``head * head_dim + channel`` within each of q, k, v.
+    """
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, T, D] -> [B, T, D]."""
+        batch, tokens, width = x.shape
+        head_dim = width // self.heads
+        kernel = self.param("qkv_kernel", nn.linear.default_kernel_init, (width, 3 * width))
+        q_bias = self.param("q_bias", nn.initializers.zeros, (width,))
+        v_bias = self.param("v_bias", nn.initializers.zeros, (width,))
+        bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        qkv = (x @ kernel + bias).reshape(batch, tokens, 3, self.heads, head_dim)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+        probs = jax.nn.softmax(logits * head_dim**-0.5, -1).astype(v.dtype)
+        out = jnp.einsum("bhqk,bkhd->bqhd", probs, v).reshape(batch, tokens, width)
+        return nn.Dense(width, dtype=self.dtype, name="proj")(out)
+
+
+class Mlp(nn.Module):
+    """The MLP of a block, in the three variants of the EVA family."""
+
+    hidden: int
+    kind: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, T, D] -> [B, T, D]."""
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)  # noqa: E731
+        width = x.shape[-1]
+        if self.kind == "gelu":
+            h = nn.gelu(dense(self.hidden, "fc1")(x), approximate=False)
+        elif self.kind == "packed_swiglu":
+            gate, value = jnp.split(dense(2 * self.hidden, "fc1")(x), 2, axis=-1)
+            h = nn.silu(gate) * value
+        else:
+            h = nn.silu(dense(self.hidden, "fc1_g")(x)) * dense(self.hidden, "fc1_x")(x)
+            h = layer_norm("norm", self.dtype)(h)
+        return dense(width, "fc2")(h)
+
+
+class Block(nn.Module):
+    """``x += drop(attention(norm(x))); x += drop(mlp(norm(x)))``."""
+
+    config: TransformerConfig
+    rate: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """x: [B, T, D], keys: [B] or None -> [B, T, D]."""
+        first = second = None
+        if keys is not None:
+            first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        attention = Attention(self.config.heads, self.dtype, name="attn")
+        x = x + drop_path(attention(layer_norm("norm1", self.dtype)(x)), self.rate, first)
+        mlp = Mlp(self.config.hidden, self.config.mlp, self.dtype, name="mlp")
+        return x + drop_path(mlp(layer_norm("norm2", self.dtype)(x)), self.rate, second)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks; no final norm.
+
+    Blocks are named ``blocks_0`` ... so that learning-rate rules can name a depth.
+    """
+
+    config: TransformerConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """x: [B, T, D], keys: [B] random keys for stochastic depth or None -> [B, T, D]."""
+        block = nn.remat(Block) if self.config.remat else Block
+        last = max(self.config.depth - 1, 1)
+        for i in range(self.config.depth):
+            keys_i = None
+            if keys is not None:
+                keys_i = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
+            rate = self.config.drop_path * i / last
+            x = block(self.config, rate, self.dtype, name=f"blocks_{i}")(x, keys_i)
+        return x
