@@ -127,7 +127,7 @@ def project_and_flag(
 def finite_rows(*arrays: jax.Array) -> jax.Array:
     """[N] bool: which rows ([N] or [N, ...]) hold numbers that the projection can square."""
     good = [jnp.abs(jax.lax.stop_gradient(x)) <= _INPUT_MAX for x in arrays]  # NaN gives False
-    return jnp.stack([g.reshape(g.shape[0], -1).all(1) for g in good]).all(0)
+    return jnp.stack([g.all(tuple(range(1, g.ndim))) for g in good]).all(0)
 
 
 def _keep(good, x):

@@ -204,8 +204,9 @@ def _forward(plan, params, boxes):
         return cursor, out[0].reshape(signed.shape), out[1].reshape(color.shape), counts
 
     init = walk.varying_like((params, boxes), init)
-    cond = lambda state: jnp.any(_active(boxes, state[0], state[1]))
-    _, signed, color, counts = jax.lax.while_loop(cond, one_pass, init)
+    _, signed, color, counts = jax.lax.while_loop(
+        lambda state: jnp.any(_active(boxes, state[0], state[1])), one_pass, init
+    )
     return color, jnp.abs(signed), counts[0], counts[1]
 
 
@@ -238,7 +239,8 @@ def _backward(plan, params, boxes, color, transmittance, d_color, d_transmittanc
         return after, signed_out.reshape(signed.shape), rest_out.reshape(rest.shape), grad
 
     init = walk.varying_like((params, boxes, color, d_color, d_transmittance), init)
-    cond = lambda state: jnp.any(_active(boxes, state[0], state[1]))
-    *_, grad = jax.lax.while_loop(cond, one_pass, init)
+    *_, grad = jax.lax.while_loop(
+        lambda state: jnp.any(_active(boxes, state[0], state[1])), one_pass, init
+    )
     inverse = jnp.argsort(boxes.order, axis=-1)  # rank -> Gaussian, by gathering
     return jnp.take_along_axis(grad, inverse[..., None], 1)

@@ -107,8 +107,9 @@ def backward(rows, lanes, slots, signed, rest, d_color, tile_size, max_alpha, gr
             return i + _STEP, signed, rest, grads
 
         state = (varying_like(begin, jnp.int32(0)), signed, rest, grads)
-        busy = lambda s: _busy(begin + s[0], end, s[1])
-        _, signed, rest, grads = jax.lax.while_loop(busy, step, state)
+        _, signed, rest, grads = jax.lax.while_loop(
+            lambda s: _busy(begin + s[0], end, s[1]), step, state
+        )
         return grads, (signed, rest)
 
     grads = varying_like(rows, jnp.zeros((entries, width), rows.dtype))
