@@ -1,0 +1,1 @@
+"""Parametric shapes with exact normals and the objects built of them."""
