@@ -1,0 +1,85 @@
+"""SSIM and PSNR against loops over windows in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from gsjax.core import image
+
+
+def _pair(*shape, noise=0.1):
+    rng = np.random.default_rng(0)
+    a = rng.random(shape)
+    return a, np.clip(a + noise * rng.normal(size=shape), 0, 1)
+
+
+def _slow_ssim(a, b, padding):
+    """One channel [H, W], window by window, from Wang et al. 2004."""
+    offsets = np.arange(11) - 5
+    window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    if padding == "same":
+        a, b = np.pad(a, 5), np.pad(b, 5)
+    values = []
+    for i in range(a.shape[0] - 10):
+        for j in range(a.shape[1] - 10):
+            x, y = a[i : i + 11, j : j + 11], b[i : i + 11, j : j + 11]
+            mx, my = (window * x).sum(), (window * y).sum()
+            vx, vy = (window * x * x).sum() - mx**2, (window * y * y).sum() - my**2
+            cov = (window * x * y).sum() - mx * my
+            luminance = (2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4)
+            values.append(luminance * (2 * cov + 9e-4) / (vx + vy + 9e-4))
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_ssim_is_the_windowed_definition(padding):
+    a, b = _pair(2, 16, 13, 2)
+    expected = [
+        np.mean([_slow_ssim(a[n, ..., c], b[n, ..., c], padding) for c in range(2)])
+        for n in range(2)
+    ]
+    np.testing.assert_allclose(image.ssim(a, b, padding=padding), expected, atol=1e-5)
+
+
+def test_ssim_of_equal_images_is_one_with_finite_gradient():
+    flat = jnp.full((12, 12, 3), 0.5)
+    np.testing.assert_allclose(image.ssim(flat, flat), 1, atol=1e-6)
+    assert np.isfinite(jax.grad(image.ssim)(flat, flat)).all()
+    assert np.isfinite(jax.grad(image.ssim)(0 * flat, 0 * flat)).all()
+
+
+def test_scale_of_the_values_does_not_matter():
+    a, b = _pair(12, 12, 1)
+    np.testing.assert_allclose(
+        image.ssim(255 * a, 255 * b, data_range=255), image.ssim(a, b), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        image.psnr(255 * a, 255 * b, data_range=255), image.psnr(a, b), rtol=1e-5
+    )
+
+
+def test_psnr_by_hand_and_capped():
+    a = jnp.zeros((2, 4, 4, 3))
+    b = a.at[0].set(0.1)
+    np.testing.assert_allclose(image.psnr(a, b), [20, 100], rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda x: image.psnr(x, b).sum())(a)).all()
+
+
+def test_float64_finite_differences():
+    with jax.enable_x64(True):
+        a, b = (jnp.asarray(x) for x in _pair(12, 11, 2))
+        for fn in (image.ssim, image.psnr):
+            check_grads(fn, (a, b), 1, modes=["rev"], atol=1e-5, rtol=1e-5)
+            assert fn(a, b).dtype == jnp.float64
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="equal shape"):
+        image.ssim(jnp.zeros((4, 4, 3)), jnp.zeros((4, 5, 3)))
+    with pytest.raises(ValueError, match="at least 11x11"):
+        image.ssim(jnp.zeros((4, 4, 3)), jnp.zeros((4, 4, 3)), padding="valid")
+    with pytest.raises(ValueError, match="'same' or 'valid', found 'zero'"):
+        image.ssim(jnp.zeros((4, 4, 3)), jnp.zeros((4, 4, 3)), padding="zero")
