@@ -84,7 +84,7 @@ def optim_block() -> ml_collections.ConfigDict:
         dict(
             name="adamw",  # 'adamw' | 'sgd'
             lr=1e-3,
-            wd=0.1,  # decoupled; not on tensors of rank <= 1 unless a rule says so
+            wd=0.1,  # decoupled; never on biases and tensors of rank <= 1
             betas=(0.9, 0.999),
             eps=1e-8,
             momentum=0.0,  # sgd only
