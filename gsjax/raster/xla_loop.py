@@ -1,0 +1,254 @@
+"""Blending backend for CPU: native XLA loops, counting sort, passes of bounded memory.
+
+A pass lists at most `capacity` (tile, Gaussian) pairs (`xla_loop_bin`) and blends them behind what is
+there (`xla_loop_blend`); passes follow until every Gaussian is spent. Pairs are listed in depth order,
+so the images of one pass and of fifty are the same bit for bit, and nothing is ever truncated. The
+backward pass replays the passes front to back: the lists of the first are stored, later ones rebuilt.
+Everything is deterministic: no atomics, fixed order of all sums.
+
+Images are handled one after the other; data parallelism is `jax.shard_map` over images, and
+`gsjax.raster.lanes` splits a single image. `jax.vmap` maps its axis into the image axis, because
+batching a loop whose length depends on data would be ruinous.
+
+Never lower this for a GPU or TPU: each step would become a few kernel launches. JAX 0.10 compiles
+the blending loops to native code only with the XLA flag that `gsjax.runtime` sets; without it results
+are the same, about three times slower.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from jax import custom_batching, lax
+
+from gsjax import runtime
+from gsjax.raster import project as projection
+from gsjax.raster import xla_loop_bin as binning
+from gsjax.raster import xla_loop_blend as passes
+
+DEFAULT_TILE_SIZE = 8
+MAX_CAPACITY = 2**20
+"""Most pairs that a pass holds by default: 12 MB of lists."""
+
+_MIN_CAPACITY = 2**14
+
+
+class Spec(NamedTuple):
+    """What is static: the compiled program depends on it."""
+
+    grid: binning.Grid
+    capacity: int
+    max_alpha: float
+
+
+def default_capacity(num: int, width: int, height: int, tile_size: int) -> int:
+    """Pairs a pass should hold: a guess of what a scene needs, between 2^14 and 2^20.
+
+    A wrong guess costs another pass (about 1 % of the time), a large one only memory. Surfaces of
+    small Gaussians need about 4 pairs each, and 64 a tile where they are few and large.
+    """
+    tiles = -(-width // tile_size) * -(-height // tile_size)
+    most = num * tiles
+    return max(1, min(most, MAX_CAPACITY, max(_MIN_CAPACITY, 4 * num + 64 * tiles)))
+
+
+def blend(
+    splats: projection.Splats,
+    features: jax.Array,
+    *,
+    width: int,
+    height: int,
+    max_alpha: float,
+    tile_size: int | None = None,
+    capacity: int | None = None,
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Front-to-back alpha blending of I images (3DGS, arXiv 2308.04079, Eq. 3).
+
+    Args:
+      splats: projected Gaussians with one leading axis, I images.
+      features: [I, N, X] what is blended: colours, depth, anything.
+      width, height: image size in pixels.
+      max_alpha: upper bound of a Gaussian's alpha.
+      tile_size: pixels; None is 8, the fastest measured.
+      capacity: pairs a pass holds (12 bytes each, the list of the first pass is kept for the
+        gradient); None is `default_capacity`. It changes memory and time, never the image.
+
+    Returns:
+      color [I, H, W, X] without background, transmittance [I, H, W], and stats, each int32 [I]:
+      num_pairs (tile intersections, saturating), overflow (always 0), num_passes.
+    """
+    tile_size = DEFAULT_TILE_SIZE if tile_size is None else tile_size
+    grid = binning.Grid(width, height, tile_size)
+    lane = jnp.zeros(features.shape[0], jnp.int32)
+    color, signed, stats = blend_lane(splats, features, lane, grid, capacity, max_alpha)
+    color, transmittance = from_tiles(color[:, None], signed[:, None], grid)
+    return color, transmittance, stats
+
+
+def blend_lane(splats, features, lane, grid, capacity, max_alpha):
+    """The tiles of one lane of each image: color [I, T, X, P], transmittance [I, T, P], stats [I].
+
+    lane: int32 [I]. The other arguments are those of `blend`.
+    """
+    _report_missing_flag()
+    num = features.shape[1]
+    if capacity is None:
+        capacity = default_capacity(num, grid.width, grid.height, grid.tile_size)
+    # One row of one Gaussian is never split, hence the lower bound.
+    spec = Spec(grid, max(int(capacity), grid.across), float(max_alpha))
+    dtype = jnp.result_type(splats.means2d, features)
+    shape = (features.shape[0], grid.num_tiles, features.shape[2], grid.tile_size**2)
+    if 0 in (num, *shape):
+        none = jnp.zeros(shape[0], jnp.int32)
+        stats = dict(num_pairs=none, overflow=none, num_passes=none)
+        if num == 0 or shape[0] == 0:
+            ones = jnp.ones(shape[:2] + shape[3:], dtype)
+            return jnp.zeros(shape, dtype), ones, stats
+    geometry = (splats.means2d, splats.conics, splats.opacities[..., None], features)
+    rows = jnp.concatenate([x.astype(dtype) for x in geometry], -1)
+    depths, radii = lax.stop_gradient((splats.depths, splats.radii))
+    color, transmittance, pairs, count = _blend(spec, rows, depths, radii, lane)
+    stats = dict(num_pairs=pairs, overflow=jnp.zeros_like(pairs), num_passes=count)
+    return color, transmittance, stats
+
+
+def from_tiles(color, transmittance, grid):
+    """Lanes of tiles to images: [I, L, T, X, P] -> [I, H, W, X] and [I, L, T, P] -> [I, H, W]."""
+    size = grid.tile_size
+
+    def untile(x):
+        images, lanes, _, channels, _ = x.shape
+        x = x.reshape(images, lanes, -1, grid.across, channels, size, size)
+        x = x.transpose(0, 2, 1, 5, 3, 6, 4)  # image, row of a lane, lane, y, column, x, channel
+        x = x.reshape(images, -1, grid.across * size, channels)
+        return x[:, : grid.height, : grid.width]
+
+    return untile(color), untile(transmittance[:, :, :, None])[..., 0]
+
+
+@functools.cache
+def _report_missing_flag():
+    if runtime.needs_loop_flag() and not runtime.loop_flag_is_set():
+        logging.warning(
+            "xla_loop: JAX %s runs the blending loops op by op (about 3x slower) unless XLA_FLAGS "
+            "names xla_cpu_small_while_loop_byte_threshold before JAX starts; call "
+            "gsjax.runtime.configure_environment() first.",
+            jax.__version__,
+        )
+
+
+# --- derivative and batching ------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blend(spec, rows, depths, radii, lane):
+    return _forward_images(spec)(rows, depths, radii, lane)[0]
+
+
+def _blend_fwd(spec, rows, depths, radii, lane):
+    out, kept = _forward_images(spec)(rows, depths, radii, lane)
+    return out, (rows, lane, out[0], out[1], kept)
+
+
+def _blend_bwd(spec, residuals, cotangents):
+    gradient = _backward_images(spec)(*residuals, *cotangents[:2])
+    return gradient, None, None, None
+
+
+_blend.defvjp(_blend_fwd, _blend_bwd)
+
+
+def _over_images(function):
+    """function of one image -> the same over a leading image axis, in sequence, also under vmap."""
+
+    def images(*args):
+        if jax.tree.leaves(args)[0].shape[0] == 1:
+            out = function(*jax.tree.map(lambda x: x[0], args))
+            return jax.tree.map(lambda x: x[None], out)
+        return lax.map(lambda one: function(*one), args)
+
+    mapped = custom_batching.custom_vmap(images)
+
+    @mapped.def_vmap
+    def _fold(size, in_batched, *args):
+        def fold(x, batched):
+            x = x if batched else jnp.broadcast_to(x[None], (size, *x.shape))
+            return x.reshape(size * x.shape[1], *x.shape[2:])
+
+        out = mapped(*jax.tree.map(fold, args, tuple(in_batched)))
+        out = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return mapped
+
+
+@functools.cache
+def _forward_images(spec):
+    return _over_images(functools.partial(_forward_image, spec))
+
+
+@functools.cache
+def _backward_images(spec):
+    return _over_images(functools.partial(_backward_image, spec))
+
+
+# --- one image --------------------------------------------------------------------------------
+
+
+def _forward_image(spec, rows, depths, radii, lane):
+    """rows [N, 6 + X] -> (color, transmittance, pairs, passes) and what the backward pass needs."""
+    grid, size = spec.grid, spec.grid.tile_size
+    walk = binning.walk_order(rows[:, :2], rows[:, 2:5], rows[:, 5], depths, radii, grid)
+    ranked, centers = rows[walk.order], passes.tile_centers(grid, lane, rows.dtype)
+
+    def one(cursor, state, pairs):
+        closed = passes.closed_tiles(state.signed)
+        cursor, lists, met = binning.fill(walk, cursor, closed, lane, grid, spec.capacity, pairs)
+        state = passes.forward(ranked, lists, state, centers, size, spec.max_alpha)
+        return cursor, state, met, lists
+
+    shape = (grid.num_tiles, rows.shape[1] - passes.GEOMETRY, size * size)
+    state = passes.Forward(jnp.ones(shape[::2], rows.dtype), jnp.zeros(shape, rows.dtype))
+    cursor, state, pairs, lists = one(binning.start(walk, lane, grid), state, jnp.int32(0))
+    kept = walk, cursor, lists
+
+    def again(carry):
+        cursor, state, pairs, count = carry
+        return *one(cursor, state, pairs)[:3], count + 1
+
+    carry = cursor, state, pairs, jnp.int32(1)
+    carry = lax.while_loop(lambda c: c[0].rank < walk.num, again, carry)
+    _, state, pairs, count = carry
+    return (state.color, jnp.abs(state.signed), pairs, count), kept
+
+
+def _backward_image(spec, rows, lane, color, transmittance, kept, color_bar, transmittance_bar):
+    """Cotangents of the outputs -> that of rows [N, 6 + X]."""
+    grid, size = spec.grid, spec.grid.tile_size
+    walk, cursor, lists = kept
+    ranked, centers = rows[walk.order], passes.tile_centers(grid, lane, rows.dtype)
+    rest = jnp.sum(color_bar * color, 1) + transmittance_bar * transmittance
+
+    def one(lists, state):
+        return passes.backward(ranked, lists, state, color_bar, centers, size, spec.max_alpha)
+
+    state = passes.Backward(jnp.ones_like(transmittance), rest, jnp.zeros_like(rows))
+    state = one(lists, state)
+
+    def again(carry):
+        cursor, state = carry
+        closed = passes.closed_tiles(state.signed)
+        cursor, lists, _ = binning.fill(
+            walk, cursor, closed, lane, grid, spec.capacity, jnp.int32(0)
+        )
+        return cursor, one(lists, state)
+
+    def unfinished(carry):
+        cursor, state = carry
+        return (cursor.rank < walk.num) & (jnp.max(state.signed) > 0)
+
+    _, state = lax.while_loop(unfinished, again, (cursor, state))
+    # Rank -> index. Ranks from walk.num on hold zeros, wherever they point.
+    return jnp.zeros_like(rows).at[walk.order].add(state.rows)

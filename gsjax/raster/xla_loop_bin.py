@@ -1,0 +1,278 @@
+"""Depth order and tile lists for the CPU backend, made of loops that XLA compiles to native code.
+
+XLA:CPU turns a ``while`` loop into one native function if its body holds no scatter, sort or custom
+call and touches few bytes per step (``xla_cpu_small_call`` in the compiled text). Loops over one
+scalar at a time then cost what they cost in C, so a counting sort beats any library sort:
+
+1. ``walk_order``: visible Gaussians in depth order (radix sort), with one record each that tells
+   which tiles a row of tiles meets;
+2. ``fill``: walks them from a cursor and lists up to ``capacity`` (tile, Gaussian) pairs by tile.
+
+Two rules keep these loops native and free of hidden copies: a carried buffer is updated *before* it
+is read in the same step (otherwise XLA copies it whole at every step), and its update lowers to a
+dynamic-update-slice.
+
+Nothing here is differentiated. Loop bounds come from data, so culled Gaussians must have radii 0 and
+all others finite numbers, as ``project`` guarantees.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gsjax.raster import constants
+
+_RADIX_BITS = 11  # three digits cover the 32 bits of a depth
+_HUGE = 1e15  # pixels; "everywhere", yet its square is a float32
+_INT32_MAX = 2**31 - 1
+
+
+class Grid(NamedTuple):
+    """Static tile grid. Lane l of num_lanes owns the tile rows y with y mod num_lanes = l."""
+
+    width: int
+    height: int
+    tile_size: int
+    num_lanes: int = 1
+
+    @property
+    def across(self) -> int:
+        return -(-self.width // self.tile_size)
+
+    @property
+    def down(self) -> int:
+        return -(-self.height // self.tile_size)
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles of one lane."""
+        return self.across * -(-self.down // self.num_lanes)
+
+
+class Walk(NamedTuple):
+    """Visible Gaussians, nearest first: what `fill` needs of rank r.
+
+    With v the height above the centre, the ellipse of alpha >= 1/255 spans, at v,
+    x = center_x + slope v -+ sqrt(width2 - shrink v^2), and reaches furthest left at v = left_v.
+
+    Attributes:
+      rows: [N, 7] center_x, center_y, slope, width2, shrink, left_v, margin (pixels).
+      first, last: int32 [N] its tile rows are first <= y < last.
+      order: int32 [N] rank -> index of the Gaussian; entries from `num` on are meaningless.
+      num: int32 [] number of visible Gaussians.
+    """
+
+    rows: jax.Array
+    first: jax.Array
+    last: jax.Array
+    order: jax.Array
+    num: jax.Array
+
+
+class Cursor(NamedTuple):
+    """Where the walk goes on: rank and tile row (both int32 [])."""
+
+    rank: jax.Array
+    row: jax.Array
+
+
+class Lists(NamedTuple):
+    """Depth-ordered lists of all tiles: tile t owns ranks[offsets[t] : offsets[t + 1]]."""
+
+    ranks: jax.Array
+    offsets: jax.Array
+
+
+def put(array: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
+    """array with array[index] = value along the first axis, as a dynamic-update-slice."""
+    return lax.dynamic_update_index_in_dim(array, value, index, 0)
+
+
+def row(array: jax.Array, index: jax.Array) -> jax.Array:
+    """array[index] along the first axis, as a dynamic-slice."""
+    return lax.dynamic_index_in_dim(array, index, 0, keepdims=False)
+
+
+def depth_order(depths: jax.Array, indices: jax.Array, num: jax.Array) -> jax.Array:
+    """Stable radix order: the first `num` of `indices` [N], sorted by depths[indices] as float32."""
+    bits = lax.bitcast_convert_type(depths.astype(jnp.float32), jnp.uint32)
+    sign = jnp.uint32(1 << 31)  # order of floats = order of these integers, negative ones included
+    keys = jnp.where(bits >= sign, ~bits, bits | sign)[indices]
+    live = (lax.iota(jnp.int32, indices.shape[0]) < num).astype(jnp.int32)
+    ranks = lax.iota(jnp.int32, indices.shape[0])
+    for shift in range(0, 32, _RADIX_BITS):
+        digits = ((keys >> jnp.uint32(shift)) & jnp.uint32(2**_RADIX_BITS - 1)).astype(jnp.int32)
+        counts = jnp.zeros(2**_RADIX_BITS, jnp.int32).at[digits].add(live)
+
+        def place(i, state, digits=digits, ranks=ranks):
+            ends, out = state
+            digit = digits[ranks[i]]
+            ends = put(ends, ends[digit] + 1, digit)  # update first, read the new value
+            return ends, put(out, ranks[i], ends[digit] - 1)
+
+        starts = jnp.cumsum(counts) - counts
+        _, ranks = lax.fori_loop(jnp.int32(0), num, place, (starts, jnp.zeros_like(ranks)))
+    return indices[ranks]
+
+
+def walk_order(means2d, conics, opacities, depths, radii, grid: Grid) -> Walk:
+    """Visible Gaussians of one image in depth order, with their ellipses.
+
+    The ellipse is that of alpha >= 1/255 (SnugBox of Speedy-Splat, arXiv 2412.00578, Sec. 4.1, with
+    the level t = 2 ln(255 opacity)), widened so that rounding never loses a pixel: the determinant is
+    a lower bound, and t grows by the rounding error of sigma, which is largest for needles.
+    """
+    dtype = means2d.dtype
+    eps = jnp.finfo(dtype).eps
+    x, y = means2d[:, 0], means2d[:, 1]
+    a, b, c = conics[:, 0], conics[:, 1], conics[:, 2]
+    usable = (a > 0) & (c > 0) & jnp.isfinite(a * c / (a * a)) & jnp.isfinite(b / a)
+    a, b, c = jnp.where(usable, a, 1.0), jnp.where(usable, b, 0.0), jnp.where(usable, c, 1.0)
+    det = a * c - b * b - 4 * eps * a * c
+    bounded = usable & (det > 0)
+    det = jnp.where(bounded, det, a * c)
+    level = 2 * jnp.log(jnp.maximum(opacities, constants.ALPHA_MIN) / constants.ALPHA_MIN)
+    level = (level + 1e-4) * (1 + jnp.where(bounded, jnp.minimum(8 * eps * a * c / det, 1.0), 1.0))
+
+    def reach(k):
+        return jnp.where(bounded, jnp.sqrt(level * k / det), _HUGE)
+
+    half_x, half_y = reach(c), reach(a)
+    span = grid.tile_size * max(grid.across, grid.down)
+    margin = 1 / 64 + 16 * eps * (jnp.abs(x) + jnp.abs(y) + span)
+    first, last = _touched(y - half_y, y + half_y, margin, grid.tile_size, grid.down)
+    left, right = _touched(x - half_x, x + half_x, margin, grid.tile_size, grid.across)
+    visible = jnp.all(radii > 0, -1) & (opacities >= constants.ALPHA_MIN)
+    visible = (visible & (last > first) & (right > left)).astype(jnp.int32)
+    rows = jnp.stack(
+        [x, y, -b / a, jnp.where(usable, level / a, _HUGE**2),
+         jnp.where(bounded, det / (a * a), 0.0), b / c * half_x, margin], -1,
+    )  # fmt: skip
+
+    def compact(i, state):
+        count, out = state
+        return count + visible[i], put(out, i, count)
+
+    num = jnp.int32(means2d.shape[0])
+    indices = jnp.zeros(means2d.shape[0], jnp.int32)
+    num, indices = lax.fori_loop(jnp.int32(0), num, compact, (jnp.int32(0), indices))
+    order = depth_order(depths, indices, num)
+    return Walk(rows[order], first[order], last[order], order, num)
+
+
+def _touched(low, high, margin, size, count):
+    """Tiles first <= i < last that have a pixel centre within [low - margin, high + margin]."""
+    first = jnp.floor((low + 0.5 - margin) / size)
+    last = jnp.floor((high - 0.5 + margin) / size) + 1
+    return (jnp.clip(edge, 0, count).astype(jnp.int32) for edge in (first, last))
+
+
+def _first_row(walk, rank, lane, grid):
+    """First tile row of a Gaussian that the lane owns."""
+    start = walk.first[jnp.minimum(rank, walk.first.shape[0] - 1)]
+    return start + (lane - start) % grid.num_lanes
+
+
+def start(walk: Walk, lane: jax.Array, grid: Grid) -> Cursor:
+    """Cursor before the first Gaussian."""
+    return Cursor(jnp.int32(0), _first_row(walk, jnp.int32(0), lane, grid))
+
+
+def _row_span(shape, y, grid):
+    """Tiles [first, last) of tile row y with a pixel centre inside the ellipse (AccuTile).
+
+    The furthest point of the strip is the ellipse's own if that lies in the strip, else the one
+    nearest to it (the boundary is convex).
+    """
+    center_x, center_y, slope, width2, shrink, left_v, margin = shape
+    low = y.astype(center_x.dtype) * grid.tile_size + 0.5 - center_y - margin
+    high = low + (grid.tile_size - 1) + 2 * margin
+
+    def edge(v, side):
+        v = jnp.clip(v, low, high)
+        return center_x + slope * v + side * jnp.sqrt(jnp.maximum(width2 - shrink * v * v, 0.0))
+
+    return _touched(edge(left_v, -1.0), edge(-left_v, 1.0), margin, grid.tile_size, grid.across)
+
+
+def fill(
+    walk: Walk,
+    cursor: Cursor,
+    closed: jax.Array,
+    lane: jax.Array,
+    grid: Grid,
+    capacity: int,
+    met: jax.Array,
+) -> tuple[Cursor, Lists, jax.Array]:
+    """Lists the next pairs, at most `capacity`; a tile row of a Gaussian is never split.
+
+    Args:
+      walk: what `walk_order` returned.
+      cursor: where to begin.
+      closed: int32 [T], 1 for tiles that take no more pairs; they are only counted.
+      lane: int32 [], rows of other lanes are passed over.
+      grid: the tile grid.
+      capacity: length of the list, at least grid.across.
+      met: int32 [], pairs met by the passes before.
+
+    Returns:
+      The cursor after the last pair, the lists, and the pairs met by now, those of closed tiles
+      included (int32, saturating).
+    """
+    across = grid.across
+
+    def gaussian(state):
+        rank, y, n, met, tiles, ranks, counts = state
+        shape = [walk.rows[rank, k] for k in range(walk.rows.shape[1])]
+        end = walk.last[rank]
+
+        def strip(state):
+            y, n, met, tiles, ranks, counts = state
+            left, right = _row_span(shape, y, grid)
+            base = (y // grid.num_lanes) * across
+
+            def one(x, state):
+                n, tiles, ranks, counts = state
+                tile = base + x
+                tiles, ranks = put(tiles, tile, n), put(ranks, rank, n)
+                keep = 1 - closed[tile]
+                return n + keep, tiles, ranks, put(counts, counts[tile] + keep, tile)
+
+            n, tiles, ranks, counts = lax.fori_loop(left, right, one, (n, tiles, ranks, counts))
+            more = jnp.maximum(right - left, 0)
+            met = jnp.where(met > _INT32_MAX - more, _INT32_MAX, met + more)
+            return y + grid.num_lanes, n, met, tiles, ranks, counts
+
+        state = (y, n, met, tiles, ranks, counts)
+        y, *state = lax.while_loop(
+            lambda s: (s[0] < end) & (s[1] + across <= capacity), strip, state
+        )
+        done = y >= end
+        rank = rank + done.astype(jnp.int32)
+        return rank, jnp.where(done, _first_row(walk, rank, lane, grid), y), *state
+
+    empty = jnp.zeros(capacity + 1, jnp.int32)
+    zero = jnp.int32(0)
+    rank, y, n, met, tiles, ranks, counts = lax.while_loop(
+        lambda s: (s[0] < walk.num) & (s[2] + across <= capacity),
+        gaussian,
+        (*cursor, zero, met, empty, empty, jnp.zeros_like(closed)),
+    )
+    return Cursor(rank, y), _sort_by_tile(tiles, ranks, n, counts), met
+
+
+def _sort_by_tile(tiles, ranks, num, counts):
+    """Counting sort; stable, so the depth order survives."""
+    offsets = jnp.cumsum(counts) - counts
+
+    def place(i, state):
+        ends, out = state
+        tile = tiles[i]
+        ends = put(ends, ends[tile] + 1, tile)
+        return ends, put(out, ranks[i], ends[tile] - 1)
+
+    state = (offsets, jnp.zeros_like(ranks))
+    _, ranks = lax.fori_loop(jnp.int32(0), num, place, state)
+    return Lists(ranks, jnp.concatenate([offsets, num[None]]))

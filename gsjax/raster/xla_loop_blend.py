@@ -1,0 +1,189 @@
+"""Forward and backward blending of tile lists for the CPU backend: one tile at a time, native loops.
+
+Both directions walk a tile's list front to back with the same arithmetic, so they take the same
+decisions (skip, clamp, stop) without any stored index. Per pixel and Gaussian, with
+sigma = (A dx^2 + C dy^2) / 2 + B dx dy and d = centre - pixel,
+
+  alpha = min(max_alpha, opacity exp(-sigma)), 0 if sigma < 0 or alpha < 1/255,
+  T' = T (1 - alpha); T' <= 1e-4 closes the pixel before this Gaussian,
+  w = alpha T, color += w f, T = T'.
+
+(3DGS, arXiv 2308.04079, Eq. 3.) A negative T marks a closed pixel. With R what is still to come of
+g . color + g_T T, the gradient is dL/dalpha = T g.f - R' / (1 - alpha), R' = R - w g.f; no division
+by T, no suffix stored (3DGS derives the same sums back to front).
+
+Not for accelerators: there each step of these loops would be several kernel launches.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gsjax.raster import constants
+from gsjax.raster import xla_loop_bin as binning
+from gsjax.raster.xla_loop_bin import put, row
+
+GEOMETRY = 6  # columns of a row before its features: centre x, y, conic A, B, C, opacity
+
+# Gaussians between two tests whether the whole tile is closed.
+_FORWARD_UNROLL = 4
+_BACKWARD_STEPS = 8
+
+
+class Forward(NamedTuple):
+    """State carried from pass to pass: T [T, P] (negative: closed) and color [T, X, P]."""
+
+    signed: jax.Array
+    color: jax.Array
+
+
+class Backward(NamedTuple):
+    """State of the backward pass: T [T, P], R [T, P], gradient rows [N, 6 + X] by rank."""
+
+    signed: jax.Array
+    rest: jax.Array
+    rows: jax.Array
+
+
+def pixel_offsets(tile_size: int, dtype) -> tuple[jax.Array, jax.Array]:
+    """x and y, [P] each, of a tile's pixel centres from the centre of the tile."""
+    index = jnp.arange(tile_size * tile_size)
+    half = 0.5 * tile_size - 0.5
+    return (index % tile_size).astype(dtype) - half, (index // tile_size).astype(dtype) - half
+
+
+def tile_centers(grid: binning.Grid, lane: jax.Array, dtype) -> jax.Array:
+    """[T, 2] centres in pixels of the lane's tiles."""
+    index = jnp.arange(grid.num_tiles)
+    column, line = index % grid.across, index // grid.across * grid.num_lanes + lane
+    return (jnp.stack([column, line], -1).astype(dtype) + 0.5) * grid.tile_size
+
+
+def closed_tiles(signed: jax.Array) -> jax.Array:
+    """int32 [T]: 1 where every pixel of the tile is closed."""
+    return (jnp.max(signed, 1) <= 0).astype(jnp.int32)
+
+
+def _alpha(gaussian, center, x, y, max_alpha):
+    """Unclamped response [P], and alpha [P] with the clamp and the skips."""
+    dx, dy = (gaussian[0] - center[0]) - x, (gaussian[1] - center[1]) - y
+    sigma = dx * (0.5 * gaussian[2] * dx) + dy * (0.5 * gaussian[4] * dy + gaussian[3] * dx)
+    response = gaussian[5] * jnp.exp(-sigma)
+    kept = (sigma >= 0) & (response >= constants.ALPHA_MIN)
+    return response, jnp.where(kept, jnp.minimum(response, max_alpha), 0.0)
+
+
+def forward(
+    rows: jax.Array,
+    lists: binning.Lists,
+    state: Forward,
+    centers: jax.Array,
+    tile_size: int,
+    max_alpha: float,
+) -> Forward:
+    """Blends one pass's lists behind what is there. rows: [N, 6 + X] by rank."""
+    channels = rows.shape[1] - GEOMETRY
+    x, y = pixel_offsets(tile_size, rows.dtype)
+    last = lists.ranks.shape[0] - 1
+
+    def tile(t, state):
+        end, center = lists.offsets[t + 1], row(centers, t)
+
+        def step(carry):
+            i, signed, color = carry
+            for k in range(_FORWARD_UNROLL):
+                gaussian = row(rows, lists.ranks[jnp.minimum(i + k, last)])
+                _, alpha = _alpha(gaussian, center, x, y, max_alpha)
+                alpha = jnp.where(i + k < end, alpha, 0.0)
+                left = signed * (1 - alpha)
+                stop = left <= constants.T_MIN
+                weight = jnp.where(stop, 0.0, alpha * signed)
+                color = [c + weight * gaussian[GEOMETRY + j] for j, c in enumerate(color)]
+                signed = jnp.where(stop, -jnp.abs(signed), left)
+            return i + _FORWARD_UNROLL, signed, color
+
+        begin = lists.offsets[t], row(state.signed, t), [state.color[t, j] for j in range(channels)]
+        _, signed, color = lax.while_loop(lambda c: (c[0] < end) & (jnp.max(c[1]) > 0), step, begin)
+        return Forward(put(state.signed, signed, t), put(state.color, jnp.stack(color), t))
+
+    return lax.fori_loop(0, state.signed.shape[0], tile, state)
+
+
+def _basis(x, y):
+    """[6, P] monomials 1, x, y, x^2, xy, y^2."""
+    return jnp.stack([jnp.ones_like(x), x, y, x * x, x * y, y * y])
+
+
+def _geometry_gradient(moments, gaussian, center):
+    """dL/d(centre, conic, opacity) from sums over pixels of q (1, x, y, x^2, xy, y^2).
+
+    q = -dL/dsigma = alpha dL/dalpha where alpha is neither clamped nor skipped. With d = m - x:
+    sum q dx = m s_1 - s_x and so on, dL/dm = -(A d_x + B d_y, B d_x + C d_y),
+    dL/d(A, B, C) = -(d_xx / 2, d_xy, d_yy / 2), dL/do = s_1 / o.
+    """
+    s, sx, sy, sxx, sxy, syy = (moments[k] for k in range(6))
+    a, b, c = gaussian[2], gaussian[3], gaussian[4]
+    mx, my = gaussian[0] - center[0], gaussian[1] - center[1]
+    dx, dy = mx * s - sx, my * s - sy
+    return [
+        -(a * dx + b * dy),
+        -(b * dx + c * dy),
+        -0.5 * (mx * (dx - sx) + sxx),
+        -(mx * dy - my * sx + sxy),
+        -0.5 * (my * (dy - sy) + syy),
+        s / gaussian[5],
+    ]
+
+
+def backward(
+    rows: jax.Array,
+    lists: binning.Lists,
+    state: Backward,
+    cotangents: jax.Array,
+    centers: jax.Array,
+    tile_size: int,
+    max_alpha: float,
+) -> Backward:
+    """Replays one pass and adds each pair's sums to its Gaussian's row: fixed order, no scatter.
+
+    cotangents: [T, X, P] of the colors.
+    """
+    channels = rows.shape[1] - GEOMETRY
+    x, y = pixel_offsets(tile_size, rows.dtype)
+    basis = _basis(x, y)
+
+    def tile(t, state):
+        end, center, cotangent = lists.offsets[t + 1], row(centers, t), row(cotangents, t)
+
+        def pair(i, carry):
+            signed, rest, out = carry
+            rank = lists.ranks[i]
+            gaussian = row(rows, rank)
+            response, alpha = _alpha(gaussian, center, x, y, max_alpha)
+            left = signed * (1 - alpha)
+            stop = left <= constants.T_MIN
+            weight = jnp.where(stop, 0.0, alpha * signed)
+            value = sum(cotangent[j] * gaussian[GEOMETRY + j] for j in range(channels))
+            rest = rest - weight * value
+            moves = ~stop & (alpha > 0) & (response <= max_alpha)
+            q = jnp.where(moves, (signed * value - rest / (1 - alpha)) * alpha, 0.0)
+            colors = cotangent @ weight
+            gradient = _geometry_gradient(basis @ q, gaussian, center)
+            gradient = jnp.stack(gradient + [colors[j] for j in range(channels)])
+            out = put(out, row(out, rank) + gradient, rank)
+            return jnp.where(stop, -jnp.abs(signed), left), rest, out
+
+        def steps(carry):
+            # An inner loop, not unrolling: with a carried buffer that would copy it every step.
+            stop = jnp.minimum(carry[0] + _BACKWARD_STEPS, end)
+            return stop, *lax.fori_loop(carry[0], stop, pair, carry[1:])
+
+        begin = lists.offsets[t], row(state.signed, t), row(state.rest, t), state.rows
+        _, signed, rest, out = lax.while_loop(
+            lambda c: (c[0] < end) & (jnp.max(c[1]) > 0), steps, begin
+        )
+        return Backward(put(state.signed, signed, t), put(state.rest, rest, t), out)
+
+    return lax.fori_loop(0, state.signed.shape[0], tile, state)
