@@ -25,7 +25,6 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Sequence
 
 import grain
 import numpy as np
@@ -258,7 +257,6 @@ def join(
     examples: grain.MapDataset,
     cache: EmbeddingCache,
     *,
-    uids: Sequence[str] | None = None,
     caption: str = "random",
     seed: int = 0,
 ) -> grain.MapDataset:
@@ -268,10 +266,9 @@ def join(
     takes ``uid`` out.
 
     Args:
-        examples: single examples carrying ``uid`` (text or bytes), or ``index`` when ``uids`` is
-            given.
+        examples: single examples carrying ``uid`` (text or bytes); records are found by it, so
+            order and split do not matter.
         cache: embeddings of the same data set.
-        uids: uid of the record with each ``index``; by default examples carry their own.
         caption: 'random' draws one per example and epoch, 'first' always takes the first.
         seed: of the draw.
 
@@ -284,18 +281,9 @@ def join(
     def add(example, rng=None):
         example = dict(example)
         uid = example.pop("uid", None)
-        if uids is not None:
-            expected = uids[int(example["index"])]
-            if uid is not None and _text(uid) != expected:
-                raise ValueError(
-                    f"join: example {int(example['index'])} is record {_text(uid)!r}, but `uids` "
-                    f"says {expected!r}; give the uids of the same split in the same order"
-                )
-            uid = expected
         if uid is None:
             raise ValueError(
-                f"join: examples carry no 'uid' (fields: {sorted(example)}); read that field too, "
-                "or give `uids`"
+                f"join: examples carry no 'uid' (fields: {sorted(example)}); read that field too"
             )
         record = cache[_text(uid)]
         pick = 0 if rng is None else int(rng.integers(len(record["text_embed"])))

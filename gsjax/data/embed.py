@@ -1,0 +1,246 @@
+"""Makes embedding caches: runs frozen towers once over a data set's pictures and captions.
+
+    python -m gsjax.data.embed --dataset_dir=DIR --towers=FILE [--out=DIR]
+
+``ensure`` does the same from a config and is what systems call. The input pipeline never runs this
+module: it reads the cache through ``gsjax.data.embeddings``.
+"""
+
+import argparse
+import concurrent.futures
+import importlib.resources
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from gsjax.data import embedding_writer, embeddings, features, store, templates
+from gsjax.models import towers as towers_lib
+
+_SHARD_BYTES = 1 << 26
+_BATCH = 256  # pictures or captions a device call; the last one is filled up
+
+
+def resolve_towers(data_config) -> towers_lib.Towers:
+    """The towers that ``data_config.towers`` names; '' is the pair shipped for the data set.
+
+    Raises:
+        ValueError: none is shipped for this data set, or the file cannot be used.
+    """
+    spec = data_config.get("towers", "")
+    if spec:
+        return towers_lib.load(spec)
+    assets = importlib.resources.files("gsjax.assets")
+    asset = assets / f"toy_clip_{data_config.name}.npz"
+    if not asset.is_file():
+        shipped = sorted(
+            a.name.removeprefix("toy_clip_").removesuffix(".npz")
+            for a in assets.iterdir()
+            if a.name.startswith("toy_clip_") and a.name.endswith(".npz")
+        )
+        raise ValueError(
+            f"data.towers: no towers are shipped for data set {data_config.name!r} (shipped: "
+            f"{shipped}). Train a pair with `python main.py --config=configs/toy_clip.py:dataset="
+            f"{data_config.name} --workdir=DIR`, then pass --config.data.towers=DIR/towers.npz"
+        )
+    with importlib.resources.as_file(asset) as path:
+        return towers_lib.load(path)
+
+
+def cache_key(dataset_dir, towers: towers_lib.Towers) -> embeddings.CacheKey:
+    """What a cache of these towers over this data set must be keyed with."""
+    return embeddings.CacheKey(
+        tower=towers.name,
+        weights=towers.digest,
+        preprocessing=towers.preprocessing,
+        dataset=store.fingerprint(dataset_dir),
+    )
+
+
+def default_folder(dataset_dir, key: embeddings.CacheKey) -> epath.Path:
+    """Where ``ensure`` keeps the cache: beside the data set, named by its key."""
+    dataset_dir = epath.Path(dataset_dir)
+    folder = dataset_dir.parent / f"{dataset_dir.name}-embeddings"
+    return folder / f"{key.tower}-{key.digest[:16]}"
+
+
+def ensure(dataset_dir, data_config) -> epath.Path:
+    """Makes the cache for a data set unless it is there, and returns its folder.
+
+    With several processes, the first one works and the others wait; where they do not share a file
+    system, each makes its own.
+
+    Args:
+        dataset_dir: a prepared set (``prepare.ensure``).
+        data_config: ``name`` and, optionally, ``towers``: '' (the pair shipped for the set), the
+            path of an exported weight file, or ``KIND:PATH`` (see ``models.towers``).
+
+    Raises:
+        ValueError: no usable towers, or a data set that cannot be embedded.
+    """
+    towers = resolve_towers(data_config)
+    key = cache_key(dataset_dir, towers)
+    folder = default_folder(dataset_dir, key)
+    if jax.process_index() == 0 and not embeddings.is_complete(folder):
+        make(dataset_dir, towers, folder)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("gsjax embedding cache")
+        if not embeddings.is_complete(folder):  # the first process has another disk
+            make(dataset_dir, towers, folder)
+    return folder
+
+
+def open_cache(dataset_dir, data_config) -> embeddings.EmbeddingCache:
+    """``ensure``, then the cache itself, its key checked against towers and data set.
+
+    Args, Raises: as :func:`ensure`.
+    """
+    key = cache_key(dataset_dir, resolve_towers(data_config))
+    return embeddings.EmbeddingCache.open(ensure(dataset_dir, data_config), key)
+
+
+def make(dataset_dir, towers: towers_lib.Towers, folder) -> None:
+    """Embeds every record of every split into ``folder``; goes on where an earlier call stopped.
+
+    ``score`` of a view is its cosine with the captions' embeddings, averaged over the captions.
+
+    Raises:
+        ValueError: a record without pictures, or views that differ in number.
+    """
+    sizes = store.split_sizes(dataset_dir)
+    fields = ("uid", "captions", "views")
+    splits = [store.open_split(dataset_dir, split, fields=fields) for split in sorted(sizes)]
+    places = [(records, i) for records in splits for i in range(len(records))]
+    num_views = len(splits[0][0]["views"])
+    if not num_views:
+        raise ValueError(
+            f"embed: the records of {dataset_dir} hold no pictures; prepare the set with views > 0"
+        )
+    writer = embedding_writer.CacheWriter(
+        folder,
+        cache_key(dataset_dir, towers),
+        num_records=len(places),
+        num_views=num_views,
+        dim=towers.dim,
+        shard_records=max(64, min(4096, _SHARD_BYTES // (2 * num_views * towers.dim))),
+    )
+    encode = _Encoder(towers)
+    started = time.monotonic()
+    for shard, low, high in writer.pending():
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            records = list(pool.map(lambda place: _read(towers, *place), places[low:high]))
+        writer.write_shard(shard, list(_embed(records, num_views, encode)))
+        seconds = time.monotonic() - started
+        logging.info(
+            "embedded %d of %d records, %d views each, %.1f s",
+            high,
+            len(places),
+            num_views,
+            seconds,
+        )
+    names = store.category_names(dataset_dir)
+    tables = {
+        name: class_table(names, sentences, encode)
+        for name, sentences in templates.TEMPLATES.items()
+    }
+    seconds = time.monotonic() - started
+    writer.finish(names, tables, dict(seconds=round(seconds, 1), backend=jax.default_backend()))
+    logging.info(
+        "embedding cache %s: %.0f views a second", folder, len(places) * num_views / seconds
+    )
+
+
+def _read(towers: towers_lib.Towers, records: store.Records, position: int) -> dict:
+    """One record with its pictures as tower inputs."""
+    record = records[position]
+    pictures = [towers.prepare_image(features.decode_png(data)) for data in record["views"]]
+    return dict(uid=record["uid"], captions=list(record["captions"]), pictures=pictures)
+
+
+def _embed(records: Sequence[dict], num_views: int, encode: "_Encoder") -> Iterator[dict]:
+    """Embeds a shard's records in as few device calls as there are full batches."""
+    for record in records:
+        if len(record["pictures"]) != num_views or not record["captions"]:
+            raise ValueError(
+                f"embed: record {record['uid']!r} has {len(record['pictures'])} pictures and "
+                f"{len(record['captions'])} captions; expected {num_views} and at least 1"
+            )
+    images = encode.images([picture for record in records for picture in record["pictures"]])
+    texts = encode.texts([caption for record in records for caption in record["captions"]])
+    image_row = text_row = 0
+    for record in records:
+        views = images[image_row : image_row + num_views]
+        captions = texts[text_row : text_row + len(record["captions"])]
+        image_row, text_row = image_row + len(views), text_row + len(captions)
+        yield dict(
+            uid=record["uid"],
+            image_embed=views,
+            text_embed=captions,
+            score=(views @ captions.T).mean(axis=1),
+            caption_hash=[embeddings.caption_hash(caption) for caption in record["captions"]],
+        )
+
+
+def class_table(names: Sequence[str], sentences: Sequence[str], encode: "_Encoder") -> np.ndarray:
+    """Class vectors [C, D]: the normalised mean of the embedded sentences of each class."""
+    texts = encode.texts([sentence.format(name) for name in names for sentence in sentences])
+    table = texts.reshape(len(names), len(sentences), -1).mean(axis=1)
+    return table / np.maximum(np.linalg.norm(table, axis=-1, keepdims=True), 1e-12)
+
+
+class _Encoder:
+    """The towers, compiled for one batch size."""
+
+    def __init__(self, towers: towers_lib.Towers):
+        self._tokenize = towers.tokenize
+        self._images = jax.jit(towers.encode_images)
+        self._texts = jax.jit(towers.encode_texts)
+
+    def images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit vectors float32 [B, D] of prepared pictures."""
+        return _in_batches(self._images, np.stack(pictures))
+
+    def texts(self, captions: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 [B, D] of captions; equal ones are embedded once."""
+        different = sorted(set(captions))
+        rows = {caption: row for row, caption in enumerate(different)}
+        embedded = _in_batches(self._texts, self._tokenize(different))
+        return embedded[[rows[caption] for caption in captions]]
+
+
+def _in_batches(function: Callable, inputs: np.ndarray) -> np.ndarray:
+    """Applies a compiled function to batches of one size; the last is filled with its last row."""
+    results = []
+    for start in range(0, len(inputs), _BATCH):
+        batch = inputs[start : start + _BATCH]
+        short = _BATCH - len(batch)
+        filled = np.concatenate([batch, np.repeat(batch[-1:], short, axis=0)]) if short else batch
+        results.append(np.asarray(function(filled), np.float32)[: len(batch)])
+    return np.concatenate(results)
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        description="Makes the embedding cache of a prepared data set."
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of a prepared set")
+    parser.add_argument("--towers", required=True, help="exported weight file, or KIND:PATH")
+    parser.add_argument("--out", default="", help="cache folder; default: beside the data set")
+    options = parser.parse_args()
+    logging.set_verbosity(logging.INFO)
+    towers = towers_lib.load(options.towers)
+    key = cache_key(options.dataset_dir, towers)
+    folder = epath.Path(options.out or default_folder(options.dataset_dir, key))
+    if not embeddings.is_complete(folder):
+        make(options.dataset_dir, towers, folder)
+    cache = embeddings.EmbeddingCache.open(folder, key)
+    print(f"{folder}: {len(cache)} records, {cache.num_views} views, D = {cache.dim}")
+
+
+if __name__ == "__main__":
+    main()

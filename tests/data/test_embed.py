@@ -1,0 +1,127 @@
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from gsjax.data import embed, embeddings, features, store, templates
+from gsjax.models import towers, toy_towers
+
+CONFIG = toy_towers.TowerConfig(
+    dim=8,
+    image_size=16,
+    image_widths=(4, 4, 4),
+    image_depths=(0, 0, 0),
+    text_width=4,
+    text_heads=1,
+    text_depth=0,
+    buckets=64,
+    max_words=4,
+    max_grams=3,
+)
+SPLITS = {"train": 70, "test": 3}  # more than one shard of 64
+
+
+def _record(split, i):
+    rng = np.random.default_rng([len(split), i])
+    views = [rng.integers(0, 256, (16, 16, 3), np.uint8) for _ in range(2)]
+    return dict(
+        uid=f"{split}/{i}",
+        captions=["a cube", f"thing {i}"][: 1 + i % 2],
+        views=[features.encode_png(view) for view in views],
+        pixels=views,
+    )
+
+
+@pytest.fixture()
+def dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "_SHARD_BYTES", 1)  # the smallest shards: 64 records
+    monkeypatch.setattr(store, "split_sizes", lambda folder: SPLITS)
+    monkeypatch.setattr(store, "fingerprint", lambda folder: "f" * 64)
+    monkeypatch.setattr(store, "category_names", lambda folder: ["cube", "night stand"])
+    monkeypatch.setattr(
+        store,
+        "open_split",
+        lambda folder, split, fields: [_record(split, i) for i in range(SPLITS[split])],
+    )
+    return tmp_path / "set"
+
+
+@pytest.fixture()
+def data_config(tmp_path):
+    model = toy_towers.ToyTowers(CONFIG)
+    tokens = CONFIG.tokenizer(["a"])
+    pixels = np.zeros((1, 16, 16, 3), np.float32)
+    params = jax.jit(model.init)(jax.random.key(0), pixels, tokens)["params"]
+    path = tmp_path / "towers.npz"
+    towers.save(path, "toy_clip", dataclasses.asdict(CONFIG), params)
+    return dict(name="procedural", towers=str(path))
+
+
+def _config(**fields):
+    return types.SimpleNamespace(**fields, get=lambda name, default="": fields.get(name, default))
+
+
+def test_ensure_embeds_every_record_once_and_keeps_it(dataset, data_config, monkeypatch):
+    config = _config(**data_config)
+    cache = embed.open_cache(dataset, config)
+    assert len(cache) == 73 and cache.num_views == 2 and cache.dim == 8
+    pair = towers.load(config.towers)
+    encode_images, encode_texts = jax.jit(pair.encode_images), jax.jit(pair.encode_texts)
+    for split, i in (("train", 0), ("train", 69), ("test", 1)):
+        record, found = _record(split, i), cache[f"{split}/{i}"]
+        images = np.asarray(encode_images(np.stack(record["pixels"])))
+        captions = [*record["captions"], ""][:2]
+        texts = np.asarray(encode_texts(pair.tokenize(captions)))[: len(record["captions"])]
+        np.testing.assert_allclose(found["image_embed"], images, atol=1e-3)
+        np.testing.assert_allclose(found["text_embed"], texts, atol=1e-3)
+        np.testing.assert_allclose(found["score"], (images @ texts.T).mean(1), atol=2e-3)
+        hashes = [embeddings.caption_hash(c) for c in record["captions"]]
+        assert found["caption_hash"].tolist() == hashes
+    assert set(cache.class_embeds) == set(templates.TEMPLATES)
+    norms = np.linalg.norm(cache.class_embeds["short"].astype(np.float32), axis=-1)
+    np.testing.assert_allclose(norms, 1.0, atol=2e-3)
+    monkeypatch.setattr(embed, "make", lambda *args: pytest.fail("made twice"))
+    assert embed.ensure(dataset, config) == cache.folder
+
+
+def test_an_interrupted_run_is_finished_not_repeated(dataset, data_config, monkeypatch):
+    config = _config(**data_config)
+    read = embed._read
+
+    def fail_late(pair, records, i):
+        if records[i]["uid"] == "train/69":
+            raise KeyboardInterrupt
+        return read(pair, records, i)
+
+    monkeypatch.setattr(embed, "_read", fail_late)
+    with pytest.raises(KeyboardInterrupt):
+        embed.ensure(dataset, config)
+    seen = []
+    monkeypatch.setattr(
+        embed, "_read", lambda pair, records, i: seen.append(i) or read(pair, records, i)
+    )
+    assert len(embed.open_cache(dataset, config)) == 73
+    assert len(seen) == 73 - 64
+
+
+def test_another_data_set_is_another_cache(dataset, data_config, monkeypatch):
+    config = _config(**data_config)
+    first = embed.ensure(dataset, config)
+    monkeypatch.setattr(store, "fingerprint", lambda folder: "e" * 64)
+    key = embed.cache_key(dataset, embed.resolve_towers(config))
+    with pytest.raises(ValueError, match="differ in dataset"):
+        embeddings.EmbeddingCache.open(first, key)
+    assert embed.ensure(dataset, config) != first
+
+
+def test_a_data_set_without_shipped_towers_says_how_to_train_them():
+    with pytest.raises(ValueError, match="configs/toy_clip.py:dataset=martian"):
+        embed.resolve_towers(_config(name="martian"))
+
+
+def test_sixty_four_different_templates():
+    sentences = templates.TEMPLATES["modelnet40_64"]
+    assert len(sentences) == len(set(sentences)) == 64
+    assert "a photo of the one {}." not in sentences and "itap of my {}." in sentences
