@@ -57,10 +57,10 @@ def _print_devices() -> None:
     import jax
 
     from gsjax import runtime
-    from gsjax.raster import api
+    from gsjax.raster import backends
 
     kinds = sorted({d.device_kind for d in jax.devices()})
     print(f"devices: {jax.device_count()} x {', '.join(kinds)} ({jax.default_backend()})")
-    print(f"rasterizer: {api.default_backend()} of {', '.join(api.BACKENDS)}")
+    print(f"rasterizer: {backends.choose()[0]} of {', '.join(backends.available())}")
     if runtime.needs_loop_flag() and not runtime.loop_flag_is_set():
         print("XLA_FLAGS lacks the native-loop option: CPU blending will be about 3x slower")

@@ -65,8 +65,14 @@ def render_orbit(g, *, views, size, fov, azimuth, elevation, distance, up, backg
     axis = "xyz".index(up[-1])
     up_vector = np.zeros(3)
     up_vector[axis] = -1.0 if up.startswith("-") else 1.0
-    eyes = _orbit_eyes(center, radius * distance, azimuth, elevation, up_vector, views)
-    viewmats = cameras.look_at(jnp.asarray(eyes), jnp.asarray(center), jnp.asarray(up_vector))
+    viewmats = cameras.orbit_path(
+        views,
+        radius * distance,
+        elevation_degrees=elevation,
+        start_degrees=azimuth,
+        target=center,
+        up=up_vector,
+    )
     K = cameras.intrinsics_from_fov(fov, size, size)
     image, alpha, _ = gsjax.rasterize(
         g.means,
@@ -89,18 +95,6 @@ def render_orbit(g, *, views, size, fov, azimuth, elevation, distance, up, backg
         inverse = np.where(np.asarray(alpha) > 0.5, 1.0 / np.maximum(image, 1e-6), 0.0)
         image = np.repeat(inverse / max(inverse.max(), 1e-12), 3, axis=-1)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _orbit_eyes(center, distance, azimuth, elevation, up, views):
-    """Camera positions [views, 3] on a circle about the ``up`` axis."""
-    import numpy as np
-
-    side = np.roll(np.abs(up), 1)
-    other = np.cross(up, side)
-    angles = np.radians(azimuth + 360.0 * np.arange(views) / views)[:, None]
-    lift = np.radians(elevation)
-    ring = np.cos(angles) * other + np.sin(angles) * side
-    return center + distance * (np.cos(lift) * ring + np.sin(lift) * up)
 
 
 def _check(args) -> None:
