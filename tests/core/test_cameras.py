@@ -8,6 +8,9 @@ from jax.test_util import check_grads
 
 from gsjax.core import cameras
 
+_look_at = jax.jit(cameras.look_at)
+_look_at_jacobian = jax.jit(jax.jacobian(cameras.look_at, argnums=(0, 1, 2)))
+_orbit = jax.jit(lambda t, u: cameras.orbit_path(6, 2.0, elevation_degrees=30, target=t, up=u))
 _UP = jnp.array([0.0, 1.0, 0.0])
 
 
@@ -19,7 +22,7 @@ def _rigid(viewmats):
 
 
 def test_look_at_by_hand():
-    view = cameras.look_at([0, 0, 3], [0, 0, 0], _UP)
+    view = _look_at(jnp.array([0.0, 0, 3]), jnp.zeros(3), _UP)
     # Target 3 units ahead; world +y is up (camera -y); world +x is to the right.
     for point, expected in (
         ([0, 0, 0], [0, 0, 3]),
@@ -33,7 +36,7 @@ def test_look_at_by_hand():
 def test_look_at_centres_the_target_for_any_pose():
     rng = np.random.default_rng(0)
     eye, target = rng.normal(size=(2, 4, 5, 3))
-    views = cameras.look_at(eye, target, _UP)
+    views = _look_at(eye, target, _UP)
     _rigid(views)
     np.testing.assert_allclose(cameras.camera_centers(views), eye, atol=1e-5)
     seen = np.einsum("...ij,...j->...i", views[..., :3, :3], target) + views[..., :3, 3]
@@ -53,20 +56,20 @@ def test_look_at_centres_the_target_for_any_pose():
 )
 def test_degenerate_poses_are_rigid_with_finite_gradients(eye, target, up):
     arrays = tuple(map(jnp.array, (eye, target, up)))
-    _rigid(cameras.look_at(*arrays))
-    for gradient in jax.jacobian(cameras.look_at, argnums=(0, 1, 2))(*arrays):
+    _rigid(_look_at(*arrays))
+    for gradient in _look_at_jacobian(*arrays):
         assert np.isfinite(gradient).all()
 
 
 def test_float64_finite_differences():
     with jax.enable_x64(True):
         eye, target, up = jnp.array([[1.0, 2.0, 3.0], [0.3, -0.2, 0.5], [0.1, 1.0, 0.2]])
-        check_grads(cameras.look_at, (eye, target, up), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
-        assert cameras.look_at(eye, target, up).dtype == jnp.float64
+        check_grads(_look_at, (eye, target, up), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
+        assert _look_at(eye, target, up).dtype == jnp.float64
 
 
 def test_invert_rigid_and_opengl_axes():
-    view = cameras.look_at([1, 2, 3], [0, 0.5, 0], _UP)
+    view = _look_at(jnp.array([1.0, 2, 3]), jnp.array([0, 0.5, 0]), _UP)
     c2w = cameras.invert_rigid(view)
     np.testing.assert_allclose(c2w @ view, np.eye(4), atol=1e-5)
     opengl = np.asarray(c2w) @ np.diag([1, -1, -1, 1])
@@ -84,7 +87,7 @@ def test_intrinsics_put_the_field_of_view_on_the_border():
 @pytest.mark.parametrize("up", [(0.0, 1.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0)])
 def test_orbit_keeps_radius_elevation_and_upright(up):
     target = np.array([0.5, -0.25, 1.0])
-    views = cameras.orbit_path(6, 2.0, elevation_degrees=30, target=target, up=up)
+    views = _orbit(target, jnp.array(up))
     _rigid(views)
     offset = np.asarray(cameras.camera_centers(views)) - target
     np.testing.assert_allclose(np.linalg.norm(offset, axis=1), 2, rtol=1e-5)

@@ -23,14 +23,20 @@ def _raw(n=6, degree=2, leading=(), seed=0):
     )
 
 
+_activate = jax.jit(lambda raw: raw.activate())
+_to_matrix = jax.jit(rotations.quat_to_rotmat)
+_transform = jax.jit(gaussians.transform)
+_normalize = jax.jit(gaussians.normalize_unit_ball, static_argnames="radius_quantile")
+
+
 def _covariances(g):
-    m = np.asarray(rotations.quat_to_rotmat(g.quats)) * np.asarray(g.scales)[..., None, :]
+    m = np.asarray(_to_matrix(g.quats)) * np.asarray(g.scales)[..., None, :]
     return m @ np.swapaxes(m, -1, -2)
 
 
 def test_activation_is_exp_sigmoid_and_unit_quaternions():
     raw = _raw()
-    g = raw.activate()
+    g = _activate(raw)
     np.testing.assert_allclose(g.scales, np.exp(raw.log_scales), rtol=1e-5)
     np.testing.assert_allclose(g.opacities, 1 / (1 + np.exp(-raw.logit_opacities)), rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(g.quats, axis=-1), 1, rtol=1e-5)
@@ -39,7 +45,7 @@ def test_activation_is_exp_sigmoid_and_unit_quaternions():
 
 def test_deactivation_inverts_activation():
     raw = _raw()
-    again = raw.activate().deactivate()
+    again = _activate(raw).deactivate()
     for name in ("means", "log_scales", "logit_opacities", "sh"):
         np.testing.assert_allclose(getattr(again, name), getattr(raw, name), atol=1e-5)
 
@@ -48,7 +54,7 @@ def test_degenerate_parameters_have_finite_logarithms_and_gradients():
     raw = _raw(2)
     zero = jnp.zeros_like
     g = dataclasses.replace(
-        raw.activate(),
+        _activate(raw),
         scales=zero(raw.means),
         opacities=jnp.array([0.0, 1.0]),
         quats=zero(raw.quats),
@@ -57,7 +63,7 @@ def test_degenerate_parameters_have_finite_logarithms_and_gradients():
     def total(g):
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(g.deactivate().activate()))
 
-    for leaf in jax.tree.leaves((g.deactivate(), jax.grad(total)(g))):
+    for leaf in jax.tree.leaves((g.deactivate(), jax.jit(jax.grad(total))(g))):
         assert np.isfinite(leaf).all()
     np.testing.assert_allclose(g.deactivate().activate().opacities, [0, 1], atol=1e-6)
 
@@ -72,10 +78,10 @@ def test_pytrees_pass_through_jit_vmap_and_grad():
 @pytest.mark.parametrize("activated", [False, True])
 def test_transform_moves_means_covariances_and_colours_together(activated):
     raw = _raw(degree=3)
-    rotation = rotations.quat_to_rotmat(jnp.array([0.3, -0.5, 0.7, 0.2]))
+    rotation = _to_matrix(jnp.array([0.3, -0.5, 0.7, 0.2]))
     translation = jnp.array([1.0, -2.0, 0.5])
-    before = raw.activate()
-    after = gaussians.transform(before if activated else raw, 2.5, rotation, translation)
+    before = _activate(raw)
+    after = _transform(before if activated else raw, 2.5, rotation, translation)
     after = after if activated else after.activate()
     turn = np.asarray(rotation)
     expected = 2.5 * np.asarray(before.means) @ turn.T + np.asarray(translation)
@@ -90,26 +96,24 @@ def test_transform_moves_means_covariances_and_colours_together(activated):
 
 def test_transform_turns_zero_quaternions_too():
     raw = dataclasses.replace(_raw(), quats=jnp.zeros((6, 4)))
-    rotation = rotations.quat_to_rotmat(jnp.array([0.3, -0.5, 0.7, 0.2]))
-    after = gaussians.transform(raw, 1.0, rotation, jnp.zeros(3))
-    np.testing.assert_allclose(rotations.quat_to_rotmat(after.quats)[0], rotation, atol=1e-6)
+    rotation = _to_matrix(jnp.array([0.3, -0.5, 0.7, 0.2]))
+    after = _transform(raw, 1.0, rotation, jnp.zeros(3))
+    np.testing.assert_allclose(_to_matrix(after.quats)[0], rotation, atol=1e-6)
 
 
 def test_transform_takes_one_similarity_per_scene():
     raw = _raw(leading=(2,))
-    rotation = rotations.quat_to_rotmat(np.random.default_rng(0).normal(size=(2, 4)))
+    rotation = _to_matrix(np.random.default_rng(0).normal(size=(2, 4)))
     scale, translation = jnp.array([0.5, 3.0]), jnp.array([[1.0, 0, 0], [0, 2.0, 0]])
-    both = gaussians.transform(raw, scale, rotation, translation)
-    one = gaussians.transform(
-        jax.tree.map(lambda x: x[1], raw), scale[1], rotation[1], translation[1]
-    )
+    both = _transform(raw, scale, rotation, translation)
+    one = _transform(jax.tree.map(lambda x: x[1], raw), scale[1], rotation[1], translation[1])
     for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(one)):
         np.testing.assert_allclose(a[1], b, atol=1e-5)
 
 
 def test_unit_ball_by_the_definition():
     raw = _raw(leading=(2,))
-    out = gaussians.normalize_unit_ball(raw)
+    out = _normalize(raw)
     centered = np.asarray(raw.means) - np.asarray(raw.means).mean(axis=1, keepdims=True)
     radius = np.linalg.norm(centered, axis=-1).max(axis=1)
     np.testing.assert_allclose(out.means, centered / radius[:, None, None], atol=1e-5)
@@ -122,8 +126,8 @@ def test_unit_ball_ignores_padding():
     raw = _raw(5)
     padded = jax.tree.map(lambda x: jnp.concatenate((x, 100 * jnp.ones_like(x[:2]))), raw)
     mask = jnp.arange(7) < 5
-    out = gaussians.normalize_unit_ball(padded, mask=mask)
-    expected = gaussians.normalize_unit_ball(raw)
+    out = _normalize(padded, mask=mask)
+    expected = _normalize(raw)
     for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a[:5], b, atol=1e-5)
 
@@ -131,38 +135,38 @@ def test_unit_ball_ignores_padding():
 def test_radius_quantile_ignores_floaters():
     means = jnp.concatenate((_raw(99).means, jnp.array([[1e3, 0, 0]])))
     raw = dataclasses.replace(_raw(100), means=means)
-    out = gaussians.normalize_unit_ball(raw, radius_quantile=0.95)
+    out = _normalize(raw, radius_quantile=0.95)
     norms = np.linalg.norm(out.means, axis=-1)
     np.testing.assert_allclose(np.sort(norms)[-6:], 1, rtol=1e-5)
     assert np.median(norms) > 0.2
     with pytest.raises(ValueError, match="radius_quantile"):
-        gaussians.normalize_unit_ball(raw, radius_quantile=0.0)
+        _normalize(raw, radius_quantile=0.0)
 
 
 def test_a_scene_of_one_place_becomes_zero_with_finite_gradients():
     raw = dataclasses.replace(_raw(), means=jnp.full((6, 3), 2.0))
-    out = gaussians.normalize_unit_ball(raw)
+    out = _normalize(raw)
     np.testing.assert_array_equal(out.means, 0)
     np.testing.assert_array_equal(out.log_scales, raw.log_scales)
 
     def total(raw):
-        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gaussians.normalize_unit_ball(raw)))
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(_normalize(raw)))
 
-    for leaf in jax.tree.leaves(jax.grad(total)(raw)):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(raw)):
         assert np.isfinite(leaf).all()
 
 
 def test_float64_finite_differences():
     with jax.enable_x64(True):
         raw = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), _raw(4, degree=1))
-        rotation = rotations.quat_to_rotmat(jnp.array([0.3, -0.5, 0.7, 0.2]))
+        rotation = _to_matrix(jnp.array([0.3, -0.5, 0.7, 0.2]))
 
         def fn(raw):
-            moved = gaussians.transform(raw, 2.0, rotation, jnp.ones(3))
-            return gaussians.normalize_unit_ball(moved).activate()
+            moved = _transform(raw, 2.0, rotation, jnp.ones(3))
+            return _normalize(moved).activate()
 
-        check_grads(fn, (raw,), 1, modes=["rev"], atol=1e-5, rtol=1e-5)
-        assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(fn(raw)))
+        check_grads(jax.jit(fn), (raw,), 1, modes=["rev"], atol=1e-5, rtol=1e-5)
+        assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(jax.eval_shape(fn, raw)))
 
 
 def test_check_names_the_wrong_field():

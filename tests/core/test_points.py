@@ -7,6 +7,9 @@ import pytest
 
 from gsjax.core import points
 
+_knn = jax.jit(points.knn, static_argnums=2, static_argnames=("k", "block", "method"))
+_ball_query = jax.jit(points.ball_query, static_argnums=3, static_argnames=("k", "block"))
+
 
 def _cloud(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=(*shape, 3)).astype(np.float32)
@@ -74,7 +77,7 @@ def test_fps_near_origin_rule():
 def test_knn_is_exact(block):
     queries, cloud = _cloud(2, 25, seed=1), _cloud(2, 60)
     mask = np.random.default_rng(2).random((2, 60)) < 0.7
-    idx, dist2 = points.knn(queries, cloud, 5, mask=mask, block=block)
+    idx, dist2 = _knn(queries, cloud, 5, mask=mask, block=block)
     for scene in range(2):
         slow = _slow_distances(queries[scene], cloud[scene])
         slow[:, ~mask[scene]] = np.inf
@@ -89,7 +92,7 @@ def test_knn_is_exact_on_a_tight_cluster_far_from_the_origin():
     # Spacing 2^-10 around 100: |a|^2 + |b|^2 - 2ab in float32 is off by about 2^-9 here.
     rng = np.random.default_rng(0)
     cloud = (100 + rng.permutation(512)[:, None] * [1, 0.5, 0.25] / 1024).astype(np.float32)
-    idx, _ = points.knn(cloud, cloud, 8)
+    idx, _ = _knn(cloud, cloud, k=8)
     found = np.sort(np.take_along_axis(_slow_distances(cloud, cloud), np.asarray(idx), axis=1))
     np.testing.assert_array_equal(found, np.sort(_slow_distances(cloud, cloud))[:, :8])
 
@@ -98,7 +101,7 @@ def test_knn_with_too_few_points_repeats_the_nearest_at_infinite_distance():
     cloud = _cloud(4)
     mask = np.array([False, True, True, False])
     for k in (3, 6):  # also beyond N
-        idx, dist2 = points.knn(cloud[:1], cloud, k, mask=mask)
+        idx, dist2 = _knn(cloud[:1], cloud, k, mask=mask)
         assert set(idx[0].tolist()) == {1, 2} and (idx[0, 2:] == idx[0, 0]).all()
         assert np.isfinite(dist2[0, :2]).all() and np.isinf(dist2[0, 2:]).all()
 
@@ -108,10 +111,10 @@ def test_knn_gradient_is_that_of_the_squared_distance_and_finite_at_zero():
     queries = cloud[:2]
 
     def total(q, p, weight=1.0):
-        return jnp.sum(weight * points.knn(q, p, 2)[1])
+        return jnp.sum(weight * _knn(q, p, 2)[1])
 
-    grad_q, grad_p = jax.grad(total, argnums=(0, 1))(queries, cloud)
-    idx, _ = points.knn(queries, cloud, 2)
+    grad_q, grad_p = jax.jit(jax.grad(total, argnums=(0, 1)))(queries, cloud)
+    idx, _ = _knn(queries, cloud, 2)
     expected = 2 * (queries - cloud[idx[:, 1]])
     np.testing.assert_allclose(grad_q, expected, atol=1e-5)
     np.testing.assert_allclose(grad_p.sum(axis=0), -grad_q.sum(axis=0), atol=1e-5)
@@ -119,7 +122,7 @@ def test_knn_gradient_is_that_of_the_squared_distance_and_finite_at_zero():
 
 def test_approximate_knn_keeps_nearly_all_neighbours():
     cloud = _cloud(300)
-    approx, exact = (points.knn(cloud, cloud, 8, method=m)[0] for m in ("approx", "exact"))
+    approx, exact = (_knn(cloud, cloud, 8, method=m)[0] for m in ("approx", "exact"))
     kept = [len(set(a) & set(e)) for a, e in zip(np.asarray(approx), np.asarray(exact))]
     assert np.mean(kept) >= 0.97 * 8
 
@@ -128,7 +131,7 @@ def test_approximate_knn_keeps_nearly_all_neighbours():
 def test_ball_query_takes_the_first_indices_inside(block):
     queries, cloud = _cloud(2, 10, seed=1), _cloud(2, 50)
     mask = np.random.default_rng(2).random((2, 50)) < 0.7
-    idx, valid = points.ball_query(queries, cloud, 0.8, 6, mask=mask, block=block)
+    idx, valid = _ball_query(queries, cloud, 0.8, 6, mask=mask, block=block)
     for scene in range(2):
         inside = (_slow_distances(queries[scene], cloud[scene]) < 0.64) & mask[scene]
         for row, (i, v) in enumerate(zip(np.asarray(idx[scene]), np.asarray(valid[scene]))):
@@ -139,15 +142,15 @@ def test_ball_query_takes_the_first_indices_inside(block):
 
 
 def test_ball_query_beyond_the_cloud_pads():
-    idx, valid = points.ball_query(_cloud(1), _cloud(3, seed=1), 100.0, 5)
+    idx, valid = _ball_query(_cloud(1), _cloud(3, seed=1), 100.0, 5)
     assert idx.tolist() == [[0, 1, 2, 0, 0]] and valid.sum() == 3
 
 
 def test_leading_axes_broadcast_and_vmap_agrees():
     queries, cloud = jnp.asarray(_cloud(3, 1, 4)), jnp.asarray(_cloud(2, 9, seed=1))
-    idx, dist2 = points.knn(queries, cloud, 2)
+    idx, dist2 = _knn(queries, cloud, 2)
     assert idx.shape == dist2.shape == (3, 2, 4, 2)
-    one = jax.vmap(lambda p: points.knn(queries[1, 0], p, 2)[0])(cloud)
+    one = jax.vmap(lambda p: _knn(queries[1, 0], p, 2)[0])(cloud)
     np.testing.assert_array_equal(idx[1], one)
 
 
@@ -155,8 +158,8 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"points: expected shape \[\.\.\., N, 3\]"):
         points.farthest_point_sampling(jnp.zeros((4, 2)), 2)
     with pytest.raises(ValueError, match="at least one point"):
-        points.knn(jnp.zeros((4, 3)), jnp.zeros((0, 3)), 2)
+        _knn(jnp.zeros((4, 3)), jnp.zeros((0, 3)), 2)
     with pytest.raises(ValueError, match="'exact' or 'approx', found 'fast'"):
-        points.knn(jnp.zeros((4, 3)), jnp.zeros((4, 3)), 2, method="fast")
+        _knn(jnp.zeros((4, 3)), jnp.zeros((4, 3)), 2, method="fast")
     with pytest.raises(ValueError, match=r"mask: expected shape \[\.\.\., 4\], found \[3\]"):
-        points.ball_query(jnp.zeros((4, 3)), jnp.zeros((4, 3)), 1.0, 2, mask=jnp.ones(3, bool))
+        _ball_query(jnp.zeros((4, 3)), jnp.zeros((4, 3)), 1.0, 2, mask=jnp.ones(3, bool))

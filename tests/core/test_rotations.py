@@ -8,6 +8,13 @@ from jax.test_util import check_grads
 
 from gsjax.core import rotations
 
+# Compiled once for the whole file: many small programs cost more than one.
+_to_matrix = jax.jit(rotations.quat_to_rotmat)
+_to_quat = jax.jit(rotations.rotmat_to_quat)
+_multiply = jax.jit(rotations.quat_multiply)
+_from_vector = jax.jit(rotations.rotvec_to_quat)
+_from_axis = jax.jit(rotations.axis_angle_to_quat)
+
 
 def _sandwich(q, v):
     """Rotates v by q (w, x, y, z) through q v q*, written from the definition."""
@@ -23,7 +30,7 @@ def _random_quats(n, seed=0):
 
 def test_matrix_rotates_like_the_quaternion():
     quats = _random_quats(20)
-    mats = np.asarray(rotations.quat_to_rotmat(3.7 * quats))
+    mats = np.asarray(_to_matrix(3.7 * quats))
     v = np.array([0.3, -1.2, 0.5])
     expected = np.stack([_sandwich(q, v) for q in quats])
     np.testing.assert_allclose(mats @ v, expected, atol=1e-5)
@@ -34,31 +41,29 @@ def test_matrix_to_quaternion_inverts_at_every_angle():
     special = np.eye(4)  # identity and the three half turns
     tilted = special + 1e-4 * _random_quats(4, seed=1)
     quats = np.concatenate((special, tilted, _random_quats(50)))
-    mats = rotations.quat_to_rotmat(quats)
-    back = np.asarray(rotations.rotmat_to_quat(mats))
+    mats = _to_matrix(quats)
+    back = np.asarray(_to_quat(mats))
     assert (back[:, 0] >= 0).all()
-    np.testing.assert_allclose(rotations.quat_to_rotmat(back), mats, atol=2e-6)
+    np.testing.assert_allclose(_to_matrix(back), mats, atol=2e-6)
 
 
 def test_product_composes():
     a, b = _random_quats(10, 2), _random_quats(10, 3)
-    both = rotations.quat_to_rotmat(rotations.quat_multiply(a, b))
-    expected = np.asarray(rotations.quat_to_rotmat(a)) @ np.asarray(rotations.quat_to_rotmat(b))
+    both = _to_matrix(_multiply(a, b))
+    expected = np.asarray(_to_matrix(a)) @ np.asarray(_to_matrix(b))
     np.testing.assert_allclose(both, expected, atol=1e-5)
-    identity = rotations.quat_multiply(a, rotations.quat_conjugate(a))
+    identity = _multiply(a, rotations.quat_conjugate(a))
     np.testing.assert_allclose(identity, np.tile([1, 0, 0, 0], (10, 1)), atol=1e-6)
 
 
 def test_axis_angle_is_right_handed_and_agrees_with_rotation_vectors():
-    quarter = rotations.axis_angle_to_quat(jnp.array([0.0, 0.0, 2.0]), np.pi / 2)
-    np.testing.assert_allclose(
-        rotations.quat_to_rotmat(quarter) @ jnp.array([1.0, 0, 0]), [0, 1, 0], atol=1e-6
-    )
+    quarter = _from_axis(jnp.array([0.0, 0.0, 2.0]), np.pi / 2)
+    np.testing.assert_allclose(_to_matrix(quarter) @ jnp.array([1.0, 0, 0]), [0, 1, 0], atol=1e-6)
     vectors = np.random.default_rng(0).normal(size=(8, 3)) * np.logspace(-6, 0, 8)[:, None]
-    by_vector = rotations.rotvec_to_quat(vectors)
-    by_axis = rotations.axis_angle_to_quat(vectors, np.linalg.norm(vectors, axis=1))
+    by_vector = _from_vector(vectors)
+    by_axis = _from_axis(vectors, np.linalg.norm(vectors, axis=1))
     np.testing.assert_allclose(by_vector, by_axis, atol=1e-6)
-    np.testing.assert_allclose(rotations.axis_angle_to_quat(jnp.zeros(3), 1.0), [1, 0, 0, 0])
+    np.testing.assert_allclose(_from_axis(jnp.zeros(3), 1.0), [1, 0, 0, 0])
 
 
 def test_lengths_near_the_limits_of_float32_normalise():
@@ -69,27 +74,27 @@ def test_lengths_near_the_limits_of_float32_normalise():
 
 def test_zero_inputs_give_the_identity_and_finite_gradients():
     zero = jnp.zeros(4)
-    np.testing.assert_array_equal(rotations.quat_to_rotmat(zero), np.eye(3))
+    np.testing.assert_array_equal(_to_matrix(zero), np.eye(3))
     # Identity and half turns: the points where square-root formulas divide by zero.
-    mats = rotations.quat_to_rotmat(np.eye(4, dtype=np.float32))
+    mats = _to_matrix(np.eye(4, dtype=np.float32))
     for gradient in (
-        jax.jacobian(rotations.quat_to_rotmat)(zero),
-        jax.jacobian(lambda v: rotations.rotvec_to_quat(v))(jnp.zeros(3)),
-        jax.jacobian(lambda v: rotations.axis_angle_to_quat(v, 1.0))(jnp.zeros(3)),
-        jax.vmap(jax.jacobian(rotations.rotmat_to_quat))(mats),
+        jax.jit(jax.jacobian(_to_matrix))(zero),
+        jax.jit(jax.jacobian(_from_vector))(jnp.zeros(3)),
+        jax.jit(jax.jacobian(lambda v: _from_axis(v, 1.0)))(jnp.zeros(3)),
+        jax.jit(jax.vmap(jax.jacobian(_to_quat)))(mats),
     ):
         assert np.isfinite(gradient).all()
     np.testing.assert_allclose(
-        jax.jacobian(rotations.rotvec_to_quat)(jnp.zeros(3))[1:], np.eye(3) / 2, atol=1e-7
+        jax.jit(jax.jacobian(_from_vector))(jnp.zeros(3))[1:], np.eye(3) / 2, atol=1e-7
     )
 
 
 def test_float64_finite_differences():
     with jax.enable_x64(True):
         q = jnp.asarray(_random_quats(3) * [[1.0], [0.2], [4.0]])
-        check_grads(rotations.quat_to_rotmat, (q,), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
-        check_grads(rotations.rotvec_to_quat, (q[:, :3],), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
-        assert rotations.quat_to_rotmat(q).dtype == jnp.float64
+        check_grads(_to_matrix, (q,), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
+        check_grads(_from_vector, (q[:, :3],), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
+        assert _to_matrix(q).dtype == jnp.float64
 
 
 def test_wrong_shape_is_named():
