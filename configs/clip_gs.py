@@ -18,8 +18,6 @@ import ml_collections
 from configs import common
 from gsjax.systems.clip_gs import presets
 
-TEMPLATES = "modelnet40_64"  # U: the 64 prompt templates, used for every data set
-
 
 def get_config(arg=None):
     arg = common.parse_arg(
@@ -75,7 +73,7 @@ def _data(config, size, name):
             radius_quantile=1.0,  # U; 0.995 is robust against floaters
             prune_alpha=0.0,
             views_per_step=5,  # P: K
-            exclude_categories=(),  # left out of training and evaluation
+            towers="",  # frozen image and text towers; '' = those shipped for the data set
             augment=dict(
                 enable=True,
                 scale=(0.8, 1.25),  # U
@@ -122,7 +120,7 @@ def _train(config):
     config.train.save_every = 60
     config.eval.evaluators = dict(
         retrieval=dict(split="test", ks=(1, 5, 10), image_view=0),
-        zero_shot=dict(split="test", templates=TEMPLATES, ks=(1, 3, 5)),
+        zero_shot=dict(split="test", templates="name", ks=(1, 3, 5)),
     )
 
 
@@ -131,13 +129,13 @@ def _paper(config):
     config.data.name = "folder"  # P: 240k Objaverse and Objaverse-XL shapes, each one 3DGS
     config.data.views = 36  # P
     config.data.view_size = 256
-    config.model.grouping = "presorted"
     config.model.early_patch_dropout = False  # U drops encoded patches
     config.model.dtype = "bfloat16"
     config.loss.mask_duplicate_text = False
     config.optim.lr = 1e-4
     config.optim.lr_new_scale = 5.0
     config.optim.layer_decay = 0.95  # U
+    config.eval.evaluators.zero_shot.templates = "modelnet40_64"  # U: for every data set
     config.train.batch_size = 384
     config.train.num_steps = 18_750  # 30 epochs of 240k objects
     config.train.eval_every = 2_000

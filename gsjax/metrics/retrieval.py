@@ -61,6 +61,9 @@ def ranks(
     if not np.isin(query_ids, gallery_ids).all():
         missing = query_ids[~np.isin(query_ids, gallery_ids)][0]
         raise ValueError(f"query_ids: no gallery item has id {missing}; every query needs one")
+    # only equality matters: small numbers fit int32, and leave -1 and -2 to mark padding
+    _, places = np.unique(np.concatenate([query_ids, gallery_ids]), return_inverse=True)
+    query_ids, gallery_ids = np.split(places.astype(np.int32), [len(queries)])
     block = min(block, max(len(queries), len(gallery)))
     items = jnp.asarray(_blocks(gallery, block, 0.0)), jnp.asarray(_blocks(gallery_ids, block, -1))
     parts = [
@@ -72,11 +75,8 @@ def ranks(
 
 
 def _ids(ids, num):
-    """Consecutive non-negative integers with the same equalities as ``ids``."""
-    ids = np.arange(num) if ids is None else np.asarray(ids)
-    if ids.dtype != np.int32 and ids.max(initial=0) > np.iinfo(np.int32).max:
-        ids = ids.astype(np.uint32).view(np.int32)  # hashes: only equality matters
-    return np.where(ids < 0, ids - 2, ids).astype(np.int32)  # -1 and -2 mark padding
+    """``ids`` as int64, or 0, 1, 2, ..."""
+    return np.arange(num) if ids is None else np.asarray(ids).astype(np.int64)
 
 
 def _blocks(x: np.ndarray, block: int, fill) -> np.ndarray:

@@ -88,6 +88,4 @@ def _drop_color(raw, keys, rate):
     drop = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
     grey = jnp.zeros_like(raw.sh).at[..., 0, :].set(sh.rgb_to_sh0(jnp.full(3, NO_COLOR)))
     colors = jnp.where(drop[:, None, None, None], grey, raw.sh)
-    return gaussians.RawGaussians(
-        raw.means, raw.quats, raw.log_scales, raw.logit_opacities, colors
-    )
+    return gaussians.RawGaussians(raw.means, raw.quats, raw.log_scales, raw.logit_opacities, colors)

@@ -1,6 +1,6 @@
 """The 3DGS encoder of CLIP-GS: patches, tokens, transformer, one vector an object.
 
-CLIP-GS (arXiv 2412.19142) Figure 2; the transformer and everything the paper leaves open follow
+CLIP-GS (arXiv 2412.19142); the transformer and everything the paper leaves open follow
 Uni3D (arXiv 2310.06773), from whose weights the paper starts.
 """
 
@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import gaussians, points, rotations
+from gsjax.core import gaussians, rotations
 from gsjax.models import transformer
 from gsjax.systems.clip_gs import augment, tokenizer
 
@@ -80,7 +80,9 @@ class Encoder(nn.Module):
         cls_pos = self.param("cls_pos", nn.initializers.normal(1.0), (1, 1, width))
         pos = nn.gelu(nn.Dense(128, dtype=self.dtype, name="pos_0")(centers), approximate=False)
         pos = nn.Dense(width, dtype=self.dtype, name="pos_1")(pos)
-        first = jnp.broadcast_to((cls_token + cls_pos).astype(tokens.dtype), (len(tokens), 1, width))
+        first = jnp.broadcast_to(
+            (cls_token + cls_pos).astype(tokens.dtype), (len(tokens), 1, width)
+        )
         return jnp.concatenate([first, tokens + pos], 1)
 
 
@@ -161,9 +163,7 @@ def to_y_up(raw: gaussians.RawGaussians, up_axis: str) -> gaussians.RawGaussians
     if up_axis != "z":
         raise ValueError(f"data.up_axis: expected 'y' or 'z', found {up_axis!r}")
     turn = rotations.axis_angle_to_quat(jnp.asarray([1.0, 0.0, 0.0]), -math.pi / 2)
-    return gaussians.transform(
-        raw, jnp.float32(1.0), rotations.quat_to_rotmat(turn), jnp.zeros(3)
-    )
+    return gaussians.transform(raw, jnp.float32(1.0), rotations.quat_to_rotmat(turn), jnp.zeros(3))
 
 
 def patchify(
@@ -182,9 +182,7 @@ def patchify(
     mask = batch["mask"]
     raw = to_y_up(raw_gaussians(batch), config.data.up_axis)
     mask = tokenizer.prune(raw, mask, config.data.prune_alpha)
-    raw = gaussians.normalize_unit_ball(
-        raw, mask=mask, radius_quantile=config.data.radius_quantile
-    )
+    raw = gaussians.normalize_unit_ball(raw, mask=mask, radius_quantile=config.data.radius_quantile)
     if train and config.data.augment.enable:
         raw = augment.augment(raw, augment.purpose_keys(keys, _AUGMENT), config.data.augment)
     centers = tokenizer.choose_centers(

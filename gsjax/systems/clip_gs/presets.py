@@ -1,7 +1,8 @@
 """Encoder sizes as plain values (no JAX), for config files.
 
 The transformers are the EVA-02 / EVA models of timm that Uni3D (arXiv 2310.06773) scales over;
-``debug`` and ``laptop`` are this project's own. ``base`` is the paper's main model.
+``debug`` and ``laptop`` are this project's own. ``base`` is the paper's main model. ``embed_dim`` 0
+means the width of the cached embeddings.
 """
 
 # not in the paper; Uni3D's patch encoder: Dense 6-128-256, 512-512, then encoder2trans
@@ -11,12 +12,12 @@ _UNI3D = dict(num_group=512, group_size=64, embed_dim=1024, **_PATCHES)
 SIZES = {
     "debug": dict(
         width=64, depth=2, heads=2, hidden=128, mlp="packed_swiglu",
-        num_group=16, group_size=8, embed_dim=32,
+        num_group=16, group_size=8, embed_dim=0,
         enc_hidden=(16, 32, 64), enc_dim=64, gs_widths=(16, 32, 32),
     ),
     "laptop": dict(
         width=192, depth=6, heads=3, hidden=512, mlp="packed_swiglu",
-        num_group=64, group_size=32, embed_dim=128,
+        num_group=64, group_size=32, embed_dim=0,
         enc_hidden=(64, 128, 256), enc_dim=256, gs_widths=(32, 64, 128),
     ),
     "tiny": dict(width=192, depth=12, heads=3, hidden=512, mlp="packed_swiglu", **_UNI3D),

@@ -1,6 +1,6 @@
 """From a set of Gaussians to patch tokens: activations, grouping, ordering, the two branches.
 
-CLIP-GS (arXiv 2412.19142) section 3.2, the GS Tokenizer. The first half is plain functions on
+The GS Tokenizer of CLIP-GS (arXiv 2412.19142). The first half is plain functions on
 arrays that do not learn; the second half is the refinement block. Letters: B batch, N Gaussians,
 G patches ("groups"), n Gaussians in a patch, O orders, C channels.
 """
