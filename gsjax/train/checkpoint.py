@@ -124,6 +124,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"train.keep: expected at least 1 checkpoint, found {keep}")
         self._folder = epath.Path(workdir) / FOLDER
+        _quieten()
         policies = ocp.training.save_decision_policies
         self._orbax = ocp.training.Checkpointer(
             self._folder,
@@ -238,6 +239,14 @@ class Checkpoints:
     def close(self) -> None:
         """Waits and releases threads."""
         self._orbax.close()
+
+
+@functools.cache
+def _quieten() -> None:
+    """Orbax tells dozens of INFO lines a save; warnings still come through."""
+    logging.get_absl_logger().addFilter(
+        lambda r: r.levelno >= logging.converter.STANDARD_WARNING or "/orbax/" not in r.pathname
+    )
 
 
 def _stop_polling(checkpointer) -> None:

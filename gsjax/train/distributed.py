@@ -1,0 +1,105 @@
+"""Several processes as one run, the compilation cache, and the profiler's window."""
+
+import hashlib
+import os
+import platform
+
+import jax
+from absl import logging
+from etils import epath
+
+
+def initialize(address: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Joins the other processes of the run; must come before anything touches a device.
+
+    Without arguments, SLURM steps of several tasks and TPU pods are found by JAX itself; anything
+    else is a run of one process.
+
+    Args:
+        address: host:port of process 0.
+        num_processes: how many there are.
+        process_id: which one this is, 0-based.
+
+    Raises:
+        ValueError: only some of the three are given, or they contradict each other.
+    """
+    given = (bool(address), num_processes > 0, process_id >= 0)
+    if any(given) and not all(given):
+        raise ValueError(
+            "--coordinator_address, --num_processes and --process_id go together; found "
+            f"{address!r}, {num_processes or None}, {process_id if process_id >= 0 else None}"
+        )
+    if all(given):
+        if process_id >= num_processes:
+            raise ValueError(
+                f"--process_id: {process_id} is not below --num_processes={num_processes}"
+            )
+        jax.distributed.initialize(address, num_processes, process_id, initialization_timeout=300)
+    elif _is_cluster():
+        jax.distributed.initialize()
+
+
+def _is_cluster() -> bool:
+    """True in a SLURM step of several tasks, or on one host of a TPU pod."""
+    slurm = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return slurm or len(hosts) > 1
+
+
+def use_compilation_cache(setting: str, workdir) -> None:
+    """Keeps compiled programs on disk, so a restart does not compile again.
+
+    The folder is split by JAX version and processor: programs compiled for one CPU can crash
+    another. An entry cut short by a kill fails to load and is compiled again.
+
+    Args:
+        setting: '' = in the run folder if that is local; 'off'; or a folder.
+        workdir: run folder.
+    """
+    if setting == "off" or (not setting and "://" in str(workdir)):
+        return
+    root = epath.Path(setting or epath.Path(workdir) / "compile_cache")
+    folder = root / f"jax{jax.__version__}-{jax.default_backend()}-{_processor()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _processor() -> str:
+    """Short hash of what the CPU can do."""
+    try:
+        with open("/proc/cpuinfo") as f:
+            lines = {x for x in f if x.startswith(("flags", "Features", "model name"))}
+    except OSError:
+        lines = {platform.processor()}
+    text = platform.machine() + "".join(sorted(lines))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class ProfileWindow:
+    """Traces ``num_steps`` steps from ``start_step`` on into ``workdir/profile``."""
+
+    def __init__(self, config, workdir):
+        self._first = config.start_step
+        self._last = config.start_step + config.num_steps
+        self._folder = str(epath.Path(workdir) / "profile")
+        self._on = False
+
+    def before(self, step: int):
+        """Call before a step; use as a context around it, so that the trace shows its number."""
+        if step == self._first and self._last > self._first:
+            jax.profiler.start_trace(self._folder)
+            self._on = True
+        return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
+    def after(self, step: int, result) -> None:
+        """Call with the step's result; ends the trace after the last step of the window."""
+        if self._on and step + 1 >= self._last:
+            jax.block_until_ready(result)
+            self.close()
+            logging.info("profile written to %s", self._folder)
+
+    def close(self) -> None:
+        """Ends a trace that is still on."""
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False

@@ -1,0 +1,326 @@
+"""Training and evaluation of any system, from its config.
+
+``run(config, workdir)`` is all of main.py that is not flags. The run folder holds config.json,
+versions.json, metrics.jsonl, TensorBoard events, checkpoints/, eval.json and pictures/.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import time
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from gsjax.data import loader
+from gsjax.systems import base
+from gsjax.train import (
+    checkpoint,
+    distributed,
+    optim,
+    preemption,
+    prefetch,
+    sharding,
+)
+from gsjax.train import logging as logs
+from gsjax.train import state as state_lib
+from gsjax.train import step as step_lib
+
+
+def run(config, workdir, *, system: base.System | None = None) -> dict[str, float]:
+    """Trains or evaluates as ``config.mode`` says; goes on where an earlier run stopped.
+
+    Args:
+        config: tree of ``configs/common.py``.
+        workdir: run folder; local, gs:// or s3://.
+        system: None builds the one that ``config.system`` names.
+
+    Returns:
+        Results of the last evaluation.
+
+    Raises:
+        ValueError: a setting cannot work; the message says what to change.
+        FloatingPointError: too many non-finite updates in a row.
+        preemption.Preempted: SIGTERM arrived; a checkpoint is written.
+    """
+    modes = {"train": _train, "eval": _evaluate}
+    if config.mode not in modes:
+        raise ValueError(f"config.mode: unknown mode {config.mode!r}; known: {sorted(modes)}")
+    workdir = epath.Path(workdir)
+    with preemption.Preemption() as stop:
+        distributed.use_compilation_cache(config.train.compilation_cache, workdir)
+        _write_facts(config, workdir)
+        system = base.build(config) if system is None else system
+        setup = _set_up(config, workdir, system, stop)
+        return modes[config.mode](setup)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What both modes need."""
+
+    config: object
+    workdir: epath.Path
+    system: base.System
+    stop: preemption.Preemption
+    mesh: jax.sharding.Mesh
+    optimizer: optim.Optimizer
+    abstract: state_lib.TrainState  # shapes, types and shardings
+    shardings: state_lib.TrainState
+
+
+def _set_up(config, workdir, system, stop) -> _Setup:
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    if config.mode == "train":
+        sharding.check_batch(mesh, config.train.batch_size, config.train.accum_steps)
+    variables = jax.eval_shape(system.init, jax.random.key(config.seed))
+    optimizer = optim.build(
+        config.optim, config.train.num_steps, variables["params"], system.param_rules
+    )
+    shapes = jax.eval_shape(
+        lambda v: state_lib.create(v, optimizer, ema=config.optim.ema > 0), variables
+    )
+    shardings = sharding.of_state(mesh, shapes)
+    abstract = sharding.abstract(shapes, shardings)
+    count = sum(x.size for x in jax.tree.leaves(shapes.params))
+    logging.info("%s: %d parameters on %s", system.name, count, dict(mesh.shape))
+    return _Setup(config, workdir, system, stop, mesh, optimizer, abstract, shardings)
+
+
+def _write_facts(config, workdir) -> None:
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        name = "config.json" if config.mode == "train" else f"config_{config.mode}.json"
+        logs.write_json(workdir / name, json.loads(config.to_json_best_effort()))
+        logs.write_json(workdir / "versions.json", logs.versions())
+
+
+def config_hash(config) -> str:
+    """Short hash of every setting."""
+    return hashlib.sha256(config.to_json_best_effort(sort_keys=True).encode()).hexdigest()[:16]
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+def _train(setup: _Setup) -> dict[str, float]:
+    config = setup.config.train
+    checkpoints = checkpoint.Checkpoints(setup.workdir, keep=config.keep)
+    source = loader.train_iterator(
+        setup.system.train_data(),
+        seed=setup.config.seed,
+        global_batch=config.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=setup.config.data.get("num_threads", 4),
+        prefetch=setup.config.data.get("prefetch", 32),
+    )
+    feed = log = None
+    try:
+        with jax.set_mesh(setup.mesh):
+            state, data_state = _start(setup, checkpoints)
+            if data_state is not None:
+                source.set_state(data_state)
+            feed = prefetch.Prefetch(source, sharding.batch(setup.mesh), config.prefetch)
+            start = int(state.step)
+            log = logs.RunLog(
+                setup.workdir,
+                num_steps=config.num_steps,
+                batch_size=config.batch_size,
+                start=start,
+            )
+            state = _steps(setup, state, start, feed, checkpoints, log)
+            results = _evaluation(setup, state, log, checkpoints, feed, final=True)
+        checkpoints.wait()
+        _show(setup, state)
+        return results
+    finally:
+        for part in (feed or source, log, checkpoints):
+            if part is not None:
+                part.close()
+
+
+def _start(setup: _Setup, checkpoints):
+    """The newest checkpoint, or a fresh state, warm-started if asked for."""
+    restored = checkpoints.restore(setup.abstract)
+    if restored is not None:
+        logging.info("going on from the checkpoint of step %d", restored.step)
+        if restored.meta["config_hash"] != config_hash(setup.config):
+            logging.warning("the config differs from the one that wrote this checkpoint")
+        return restored.state, restored.data
+    loaded = {}
+    if setup.config.init_from:
+        loaded, missing = checkpoint.load_variables(
+            setup.config.init_from, _abstract_variables(setup)
+        )
+        logging.info("%d arrays from %s", len(loaded), setup.config.init_from)
+        if missing:
+            logging.warning("initialised instead of loaded: %s", ", ".join(missing))
+
+    def init(key, loaded):
+        fresh = setup.system.init(key)
+        merged = state_lib.refill(fresh, {**state_lib.flat(fresh), **loaded})
+        return state_lib.create(merged, setup.optimizer, ema=setup.config.optim.ema > 0)
+
+    key = jax.random.key(setup.config.seed)
+    return jax.jit(init, out_shardings=setup.shardings)(key, loaded), None
+
+
+def _steps(setup: _Setup, state, start: int, feed, checkpoints, log):
+    """The loop itself."""
+    config = setup.config.train
+    train_step = step_lib.compile_step(
+        setup.system,
+        setup.optimizer,
+        setup.mesh,
+        setup.shardings,
+        parts=config.accum_steps,
+        ema=setup.config.optim.ema,
+    )
+    key = jax.device_put(jax.random.key(setup.config.seed + 1), sharding.replicated(setup.mesh))
+    guard = step_lib.NonFiniteGuard(config.max_bad_steps)
+    profile = distributed.ProfileWindow(config.profile, setup.workdir)
+    if start and _due(start, config.eval_every) and start < config.num_steps:
+        _evaluation(setup, state, log, checkpoints, feed)
+    for step in range(start + 1, config.num_steps + 1):
+        with profile.before(step - 1):
+            began = time.perf_counter()
+            state, metrics = train_step(state, next(feed), key)
+        profile.after(step - 1, metrics)
+        guard.push(step, metrics)
+        if step == start + 1:
+            jax.block_until_ready(metrics)
+            log.say("first step, with compiling: %.1f s", time.perf_counter() - began)
+            log.restart_clock(step, feed.waited)
+        if _due(step, config.log_every) or step == config.num_steps:
+            log.train(step, metrics, feed.waited)
+        log.advance(step)
+        last = step == config.num_steps
+        if last:
+            guard.flush()
+        if last or _due(step, config.save_every):
+            _save(setup, state, step, feed, checkpoints, wait=last)
+        if not last and _due(step, config.eval_every):
+            _evaluation(setup, state, log, checkpoints, feed)
+            log.restart_clock(step, feed.waited)
+        if setup.stop.reached():
+            _leave(setup, state, step, feed, checkpoints)
+    profile.close()
+    return state
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _save(setup: _Setup, state, step: int, feed, checkpoints, *, wait: bool) -> None:
+    info = {"config_hash": config_hash(setup.config), "versions": logs.versions()["packages"]}
+    checkpoints.save(step, state, feed.state, info, wait=wait)
+
+
+def _leave(setup: _Setup, state, step: int, feed, checkpoints):
+    _save(setup, state, step, feed, checkpoints, wait=True)
+    raise preemption.Preempted(step)
+
+
+# Evaluation -------------------------------------------------------------------------------------
+
+
+class _StopEvaluation(Exception):
+    """SIGTERM arrived between two evaluation batches."""
+
+
+def _evaluation(setup: _Setup, state, log, checkpoints, feed, *, final: bool = False) -> dict:
+    """Runs the evaluators unless this step has been evaluated; SIGTERM leaves in between."""
+    step = int(state.step)
+    done = [entry["metrics"] for entry in log.history if entry["step"] == step]
+    if done:
+        return done[-1]
+    try:
+        results = evaluate(setup.config, setup.system, state.variables(), setup.mesh, setup.stop)
+    except _StopEvaluation:
+        _leave(setup, state, step, feed, checkpoints)
+    if results or final:
+        log.evaluation(step, results)
+    return results
+
+
+def evaluate(config, system: base.System, variables, mesh, stop=None) -> dict[str, float]:
+    """All evaluators of ``config.eval.evaluators``: {'<evaluator>/<metric>': value}.
+
+    Args:
+        config: the whole tree; names are modules of ``gsjax.evals``, each exporting ``Evaluator``.
+        system: what is evaluated.
+        variables: on the mesh.
+        mesh: from :func:`gsjax.train.sharding.make_mesh`.
+        stop: polled at every batch.
+
+    Raises:
+        ValueError: no such evaluator.
+    """
+
+    def put_batch(batch):
+        if stop is not None and stop.reached():
+            raise _StopEvaluation
+        return prefetch.to_devices(batch, sharding.batch(mesh))
+
+    results = {}
+    for name, options in config.eval.evaluators.items():
+        evaluator = _evaluator(name)(system, options)
+        for metric, value in evaluator.run(variables, put_batch).items():
+            results[f"{name}/{metric}"] = float(value)
+    return results
+
+
+def _evaluator(name: str):
+    module = f"gsjax.evals.{name}"
+    try:
+        return importlib.import_module(module).Evaluator
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ValueError(f"eval.evaluators: there is no module {module}") from error
+
+
+def _evaluate(setup: _Setup) -> dict[str, float]:
+    """Mode eval: the newest checkpoint of ``init_from`` or of the run folder."""
+    source = setup.config.init_from or setup.workdir
+    abstract = _abstract_variables(setup)
+    with jax.set_mesh(setup.mesh):
+        loaded, missing = checkpoint.load_variables(source, abstract)
+        if missing:
+            raise ValueError(f"{source}: arrays of this model are missing: {', '.join(missing)}")
+        variables = state_lib.refill(abstract, loaded)
+        step = int(checkpoint.find(source).name)
+        log = logs.RunLog(setup.workdir, num_steps=0, batch_size=0, start=None)
+        try:
+            results = evaluate(setup.config, setup.system, variables, setup.mesh, setup.stop)
+            log.evaluation(step, results)
+        except _StopEvaluation:
+            raise preemption.Preempted(step) from None
+        finally:
+            log.close()
+    _show(setup, variables)
+    return results
+
+
+def _abstract_variables(setup: _Setup) -> dict:
+    return {"params": setup.abstract.params, **setup.abstract.collections}
+
+
+def _show(setup: _Setup, state) -> None:
+    """Pictures, drawn by process 0 alone from host copies."""
+    if setup.system.show is None or not setup.config.eval.show:
+        return
+    variables = state.variables() if isinstance(state, state_lib.TrainState) else state
+    if jax.process_count() > 1:
+        variables = multihost_utils.process_allgather(variables, tiled=True)
+    variables = jax.tree.map(np.asarray, variables)
+    if jax.process_index() == 0:
+        folder = setup.workdir / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        setup.system.show(variables, folder)
