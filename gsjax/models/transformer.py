@@ -1,8 +1,7 @@
 """Pre-norm transformer blocks in the shape of EVA-02 (arXiv 2303.11331) without rotary positions.
 
 Tokens come in embedded; class tokens, positions and read-out belong to the model that uses the
-blocks. Randomness (stochastic depth) is keyed per example, so a result does not depend on how the
-batch lies over devices.
+blocks. The random numbers of stochastic depth come in from outside, one set an example.
 """
 
 import dataclasses
@@ -52,18 +51,17 @@ def layer_norm(name: str, dtype) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, name=name)
 
 
-def drop_path(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+def drop_path(x: jax.Array, rate: float, draw: jax.Array | None) -> jax.Array:
     """Stochastic depth: drops the whole residual of an example, and rescales the others.
 
     Args:
         x: [B, T, D].
         rate: probability of dropping.
-        keys: [B] random keys; None = keep everything (inference).
+        draw: [B] uniform in [0, 1); None = keep everything (inference).
     """
-    if keys is None or rate == 0.0:
+    if draw is None or rate == 0.0:
         return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
-    return x * (keep / (1.0 - rate)).astype(x.dtype)[:, None, None]
+    return x * ((draw >= rate) / (1.0 - rate)).astype(x.dtype)[:, None, None]
 
 
 class Attention(nn.Module):
@@ -125,11 +123,9 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """x: [B, T, D], keys: [B] or None -> [B, T, D]."""
-        first = second = None
-        if keys is not None:
-            first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    def __call__(self, x: jax.Array, draws: jax.Array | None = None) -> jax.Array:
+        """x: [B, T, D], draws: [B, 2] or None -> [B, T, D]."""
+        first, second = (None, None) if draws is None else (draws[:, 0], draws[:, 1])
         attention = Attention(self.config.heads, self.dtype, name="attn")
         x = x + drop_path(attention(layer_norm("norm1", self.dtype)(x)), self.rate, first)
         mlp = Mlp(self.config.hidden, self.config.mlp, self.dtype, name="mlp")
@@ -146,14 +142,15 @@ class Transformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """x: [B, T, D], keys: [B] random keys for stochastic depth or None -> [B, T, D]."""
+    def __call__(self, x: jax.Array, draws: jax.Array | None = None) -> jax.Array:
+        """x: [B, T, D] -> [B, T, D].
+
+        ``draws`` [B, 2 depth], uniform in [0, 1), decide stochastic depth; None = none.
+        """
         block = nn.remat(Block) if self.config.remat else Block
         last = max(self.config.depth - 1, 1)
         for i in range(self.config.depth):
-            keys_i = None
-            if keys is not None:
-                keys_i = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
+            draws_i = None if draws is None else draws[:, 2 * i : 2 * i + 2]
             rate = self.config.drop_path * i / last
-            x = block(self.config, rate, self.dtype, name=f"blocks_{i}")(x, keys_i)
+            x = block(self.config, rate, self.dtype, name=f"blocks_{i}")(x, draws_i)
         return x

@@ -20,13 +20,9 @@ SCORE_MODES = ("cosine", "normalized", "softmax", "none")
 KINDS = ("softmax", "sigmoid")
 
 
-def sample_views(keys: jax.Array, num_views: int, count: int) -> jax.Array:
-    """``count`` distinct views an object: int32 [B, K] from one key an object [B].
-
-    The keys come from the record number, so no two hosts repeat each other's draws.
-    """
-    draw = jax.vmap(lambda key: jax.random.uniform(key, (num_views,)))(keys)
-    return jax.lax.top_k(draw, count)[1].astype(jnp.int32)
+def sample_views(draws: jax.Array, count: int) -> jax.Array:
+    """``count`` distinct views an object: int32 [B, K] from uniform numbers [B, V]."""
+    return jax.lax.top_k(draws, count)[1].astype(jnp.int32)
 
 
 def view_scores(

@@ -12,12 +12,9 @@ import jax.numpy as jnp
 
 from gsjax.core import gaussians, rotations
 from gsjax.models import transformer
-from gsjax.systems.clip_gs import augment, tokenizer
+from gsjax.systems.clip_gs import augment, randomness, tokenizer
 
 ATTRIBUTES = ("all", "xyz_rgb")
-
-# Numbers of the independent uses of an object's key.
-_AUGMENT, _ORDER, _PATCH_DROPOUT, _DROP_PATH = range(4)
 
 
 class Encoder(nn.Module):
@@ -37,18 +34,20 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, patches: tokenizer.Patches, keys: jax.Array | None = None, train: bool = False
+        self,
+        patches: tokenizer.Patches,
+        draws: randomness.Draws | None = None,
+        train: bool = False,
     ) -> jax.Array:
-        """keys: [B] for patch dropout and stochastic depth; None = neither."""
+        """``draws`` serve patch dropout and stochastic depth; None = neither."""
         tokens, centers = self._tokens(patches, train), patches.centers
-        if keys is not None and self.patch_dropout > 0.0:
-            drop_keys = augment.purpose_keys(keys, _PATCH_DROPOUT)
-            kept = tokenizer.kept_patches(drop_keys, tokens.shape[1], self.patch_dropout)[..., None]
+        if draws is not None and self.patch_dropout > 0.0:
+            kept = tokenizer.kept_patches(draws.patches, self.patch_dropout)[..., None]
             tokens = jnp.take_along_axis(tokens, kept, 1)
             centers = jnp.take_along_axis(centers, kept, 1)
         x = self._sequence(tokens, centers)
-        path_keys = None if keys is None else augment.purpose_keys(keys, _DROP_PATH)
-        x = transformer.Transformer(self.config, self.dtype, name="visual")(x, path_keys)
+        paths = None if draws is None else draws.paths
+        x = transformer.Transformer(self.config, self.dtype, name="visual")(x, paths)
         x = transformer.layer_norm("fc_norm", self.dtype)(x[:, 0])
         return nn.Dense(self.embed_dim, dtype=self.dtype, name="trans2embed")(x)
 
@@ -95,14 +94,17 @@ class ClipGS(nn.Module):
 
     @nn.compact
     def __call__(
-        self, patches: tokenizer.Patches, keys: jax.Array | None = None, train: bool = False
+        self,
+        patches: tokenizer.Patches,
+        draws: randomness.Draws | None = None,
+        train: bool = False,
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Returns (embedding [B, D], logit scale [], logit bias [] or None)."""
         scale = self.param("logit_scale", nn.initializers.constant(self.init_logit_scale), ())
         bias = None
         if self.init_logit_bias is not None:
             bias = self.param("logit_bias", nn.initializers.constant(self.init_logit_bias), ())
-        return self.encoder(patches, keys, train), scale, bias
+        return self.encoder(patches, draws, train), scale, bias
 
 
 def build(config) -> ClipGS:
@@ -167,7 +169,7 @@ def to_y_up(raw: gaussians.RawGaussians, up_axis: str) -> gaussians.RawGaussians
 
 
 def patchify(
-    batch, config, keys: jax.Array | None = None, train: bool = False
+    batch, config, draws: randomness.Draws | None = None, train: bool = False
 ) -> tokenizer.Patches:
     """Everything before the first learned layer: normalise, augment, group, order.
 
@@ -175,7 +177,7 @@ def patchify(
         batch: ``means, quats, log_scales, logit_opacities, sh0, mask`` and, with
             ``model.grouping = 'cached'``, ``neighbours``.
         config: the whole config.
-        keys: [B], one an object; needed in training.
+        draws: random numbers; needed in training.
         train: augment and drop patches.
     """
     m = config.model
@@ -184,7 +186,7 @@ def patchify(
     mask = tokenizer.prune(raw, mask, config.data.prune_alpha)
     raw = gaussians.normalize_unit_ball(raw, mask=mask, radius_quantile=config.data.radius_quantile)
     if train and config.data.augment.enable:
-        raw = augment.augment(raw, augment.purpose_keys(keys, _AUGMENT), config.data.augment)
+        raw = augment.augment(raw, draws, config.data.augment)
     centers = tokenizer.choose_centers(
         raw.means,
         mask,
@@ -194,16 +196,18 @@ def patchify(
     )
     neighbours = batch["neighbours"].astype(jnp.int32) if m.grouping == "cached" else None
     if train and m.early_patch_dropout and m.patch_dropout > 0.0:
-        drop_keys = augment.purpose_keys(keys, _PATCH_DROPOUT)
-        kept = tokenizer.kept_patches(drop_keys, m.num_group, m.patch_dropout)
+        kept = tokenizer.kept_patches(draws.patches, m.patch_dropout)
         centers = jnp.take_along_axis(centers, kept, 1)
         if neighbours is not None:
             neighbours = jnp.take_along_axis(neighbours, kept[..., None], 1)
     order = None
     if m.attributes == "all":
-        order_keys = None if keys is None else augment.purpose_keys(keys, _ORDER)
         order = tokenizer.draw_order(
-            order_keys, len(mask), mode=m.order_mode, fixed=m.eval_order, train=train
+            draws.order if train else None,
+            len(mask),
+            mode=m.order_mode,
+            fixed=m.eval_order,
+            train=train,
         )
     return tokenizer.gather_patches(
         raw,

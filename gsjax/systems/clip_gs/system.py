@@ -7,9 +7,7 @@ import numpy as np
 
 from gsjax.losses import contrastive
 from gsjax.systems import base
-from gsjax.systems.clip_gs import augment, data, losses, model, show
-
-_MODEL_KEYS, _VIEW_KEYS = range(2)
+from gsjax.systems.clip_gs import data, losses, model, randomness, show
 
 
 def build(config) -> base.System:
@@ -54,26 +52,24 @@ def _init(module, config, spec, rng):
 
 def _loss(module, config, variables, batch, rng, train):
     """(loss, metrics, new collections); see ``base.System``."""
-    keys = views = None
+    images, draws, new = batch["image_embed"], None, {}
     if train:
-        keys = augment.example_keys(rng, batch["index"])
-        views = losses.sample_views(
-            augment.purpose_keys(keys, _VIEW_KEYS),
-            batch["image_embed"].shape[1],
-            config.data.views_per_step,
+        draws = randomness.draw(
+            rng,
+            batch["index"],
+            num_group=config.model.num_group,
+            depth=config.model.depth,
+            num_views=images.shape[1],
         )
-        keys = augment.purpose_keys(keys, _MODEL_KEYS)
-    patches = model.patchify(batch, config, keys, train)
-    new = {}
+        views = losses.sample_views(draws.views, config.data.views_per_step)
+        images = jnp.take_along_axis(images, views[..., None], 1)
+    patches = model.patchify(batch, config, draws, train)
     if train:
         (features, scale, bias), new = module.apply(
-            variables, patches, keys, True, mutable=["batch_stats"]
+            variables, patches, draws, True, mutable=["batch_stats"]
         )
     else:
         features, scale, bias = module.apply(variables, patches)
-    images = batch["image_embed"]
-    if views is not None:
-        images = jnp.take_along_axis(images, views[..., None], 1)
     loss, metrics = losses.total_loss(
         features,
         batch["text_embed"],

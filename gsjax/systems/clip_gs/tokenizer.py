@@ -106,19 +106,19 @@ def order_keys(relative: jax.Array, order: str, bits: int = 10) -> jax.Array:
 
 
 def draw_order(
-    keys: jax.Array | None, batch: int, *, mode: str, fixed: str, train: bool
+    draw: jax.Array | None, batch: int, *, mode: str, fixed: str, train: bool
 ) -> jax.Array:
     """Which orders each object's patches are read in: int32 [B, O] into ``ORDERS``.
 
     ``random`` draws one an object a step in training and uses ``fixed`` otherwise; ``fixed`` always
     uses that one; ``average`` trains like ``random`` and reads all orders at inference; ``concat``
-    reads all orders always. The features of several orders are averaged.
+    reads all orders always. The features of several orders are averaged. ``draw`` [B] is uniform in
+    [0, 1).
     """
     if mode == "concat" or (mode == "average" and not train):
         return jnp.broadcast_to(jnp.arange(len(ORDERS), dtype=jnp.int32), (batch, len(ORDERS)))
     if train and mode in ("random", "average"):
-        draw = jax.vmap(lambda key: jax.random.randint(key, (1,), 0, len(ORDERS), jnp.int32))
-        return draw(keys)
+        return jnp.floor(draw * len(ORDERS)).astype(jnp.int32)[:, None]
     return jnp.full((batch, 1), ORDERS.index(fixed), jnp.int32)
 
 
@@ -135,11 +135,12 @@ def sort_within_patches(relative: jax.Array, order: jax.Array, bits: int = 10) -
     return jnp.argsort(chosen, -1).astype(jnp.int32)
 
 
-def kept_patches(keys: jax.Array, num_group: int, rate: float) -> jax.Array:
-    """Random subset of patches for each object: int32 [B, max(1, int(G (1 - rate)))], no repeats."""
-    keep = max(1, int(num_group * (1.0 - rate)))
-    scores = jax.vmap(lambda key: jax.random.uniform(key, (num_group,)))(keys)
-    return jax.lax.top_k(scores, keep)[1].astype(jnp.int32)
+def kept_patches(draws: jax.Array, rate: float) -> jax.Array:
+    """Random subset of an object's patches: int32 [B, max(1, int(G (1 - rate)))], no repeats.
+
+    ``draws`` [B, G] are uniform in [0, 1).
+    """
+    return jax.lax.top_k(draws, max(1, int(draws.shape[-1] * (1.0 - rate))))[1].astype(jnp.int32)
 
 
 def gather_patches(
