@@ -8,7 +8,7 @@ from gsjax import runtime
 from gsjax.version import __version__
 
 # Subcommand -> module under gsjax.cli exporting HELP, add_arguments(parser) and run(args).
-COMMANDS = ("info", "render")
+COMMANDS = ("info", "render", "study")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -249,7 +249,9 @@ def _evaluation(setup: _Setup, state, log, checkpoints, feed, *, final: bool = F
     return results
 
 
-def evaluate(config, system: base.System, variables, mesh, stop=None) -> dict[str, float]:
+def evaluate(
+    config, system: base.System, variables, mesh, stop=None, *, details: dict | None = None
+) -> dict[str, float]:
     """All evaluators of ``config.eval.evaluators``: {'<evaluator>/<metric>': value}.
 
     Args:
@@ -258,6 +260,7 @@ def evaluate(config, system: base.System, variables, mesh, stop=None) -> dict[st
         variables: on the mesh.
         mesh: from :func:`gsjax.train.sharding.make_mesh`.
         stop: polled at every batch.
+        details: if given, receives {'<evaluator>': its outcomes for each object}.
 
     Raises:
         ValueError: no such evaluator.
@@ -273,7 +276,32 @@ def evaluate(config, system: base.System, variables, mesh, stop=None) -> dict[st
         evaluator = _evaluator(name)(system, options)
         for metric, value in evaluator.run(variables, put_batch).items():
             results[f"{name}/{metric}"] = float(value)
+        if details is not None:
+            details[name] = evaluator.details
     return results
+
+
+def load_for_inference(config, source, system: base.System) -> base.Variables:
+    """Variables of a finished run, on the config's mesh.
+
+    Args:
+        config: the whole tree.
+        source: run folder or checkpoint.
+        system: the model they belong to.
+
+    Raises:
+        ValueError: no checkpoint, a damaged one, or one that lacks arrays of this model.
+    """
+    with preemption.Preemption() as stop:
+        setup = _set_up(config, epath.Path(source), system, stop)
+    return _load_all(source, _abstract_variables(setup))
+
+
+def _load_all(source, abstract):
+    loaded, missing = checkpoint.load_variables(source, abstract)
+    if missing:
+        raise ValueError(f"{source}: arrays of this model are missing: {', '.join(missing)}")
+    return state_lib.refill(abstract, loaded)
 
 
 def _evaluator(name: str):
@@ -291,10 +319,7 @@ def _evaluate(setup: _Setup) -> dict[str, float]:
     source = setup.config.init_from or setup.workdir
     abstract = _abstract_variables(setup)
     with jax.set_mesh(setup.mesh):
-        loaded, missing = checkpoint.load_variables(source, abstract)
-        if missing:
-            raise ValueError(f"{source}: arrays of this model are missing: {', '.join(missing)}")
-        variables = state_lib.refill(abstract, loaded)
+        variables = _load_all(source, abstract)
         step = int(checkpoint.find(source).name)
         log = logs.RunLog(setup.workdir, num_steps=0, batch_size=0, start=None)
         try:

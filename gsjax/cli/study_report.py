@@ -1,0 +1,92 @@
+"""The table of a study: each arm with 95 % bootstrap intervals over objects, and differences."""
+
+import numpy as np
+
+from gsjax.metrics import bootstrap
+
+# Title -> (field of the outcomes, k, mean over classes?).
+COLUMNS = {
+    "text->3D R@1": ("text_rank", 1, False),
+    "text->3D R@5": ("text_rank", 5, False),
+    "text->3D R@1, macro": ("text_rank", 1, True),
+    "class top-1": ("class_rank", 1, False),
+    "class top-1, macro": ("class_rank", 1, True),
+}
+
+
+def table(rows: list[dict], against: str) -> str:
+    """Plain text: a block of values, then a block of paired differences ``against`` minus arm.
+
+    Seeds of an arm are averaged per object before objects are resampled. The rows ``chance`` and
+    ``majority`` follow from the labels alone.
+    """
+    if not rows:
+        return "no finished runs"
+    labels = np.asarray(rows[0]["outcomes"]["category"])
+    arms: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["outcomes"]["index"] != rows[0]["outcomes"]["index"]:
+            raise ValueError(f"arm {row['arm']!r}: its rows are about other objects")
+        arms.setdefault(row["arm"], []).append(row)
+    head = f"{len(labels)} held-out objects, {len(np.unique(labels))} categories; per cent"
+    lines = [head, _line("arm", list(COLUMNS))]
+    hits = {arm: _hits(found) for arm, found in arms.items()}
+    for arm, values in hits.items():
+        cells = [_interval(values.get(title), labels, title) for title in COLUMNS]
+        lines.append(_line(f"{arm} ({len(arms[arm])} seeds)", cells))
+    lines.append(_line("majority class", ["", "", "", *_majority(labels)]))
+    lines.append(_line("chance", _chance(labels)))
+    if against in hits:
+        lines += ["", _line(f"{against} minus", list(COLUMNS))]
+        for arm in hits:
+            if arm != against:
+                cells = [_difference(hits[against], hits[arm], labels, t) for t in COLUMNS]
+                lines.append(_line(arm, cells))
+        lines.append(_line("majority class", _beyond_majority(hits[against], labels)))
+    return "\n".join(lines)
+
+
+def _hits(rows):
+    """{title: [seeds, objects] of 0 or 100}."""
+    found = {}
+    for title, (field, k, _) in COLUMNS.items():
+        if field in rows[0]["outcomes"]:
+            found[title] = 100.0 * (np.array([r["outcomes"][field] for r in rows]) <= k)
+    return found
+
+
+def _groups(labels, title):
+    return np.unique(labels, return_inverse=True)[1] if COLUMNS[title][2] else None
+
+
+def _interval(values, labels, title):
+    return "" if values is None else str(bootstrap.mean_interval(values, _groups(labels, title)))
+
+
+def _difference(first, second, labels, title):
+    if title not in first or title not in second:
+        return ""
+    groups = _groups(labels, title)
+    return str(bootstrap.paired_difference(first[title], second[title], groups))
+
+
+def _majority(labels):
+    share = np.bincount(labels).max() / len(labels)
+    return [f"{100 * share:.1f}", f"{100 / len(np.unique(labels)):.1f}"]
+
+
+def _beyond_majority(values, labels):
+    """Paired with the hits of always answering the most frequent class."""
+    hit = 100.0 * (labels == np.bincount(labels).argmax())
+    titles = ("class top-1", "class top-1, macro")
+    cells = [str(bootstrap.paired_difference(values[t], hit, _groups(labels, t))) for t in titles]
+    return ["", "", "", *cells]
+
+
+def _chance(labels):
+    n, classes = len(labels), len(np.unique(labels))
+    return [f"{100 / n:.1f}", f"{500 / n:.1f}", f"{100 / n:.1f}", *[f"{100 / classes:.1f}"] * 2]
+
+
+def _line(name, cells):
+    return f"{name:24s}" + "".join(f"{cell:>22s}" for cell in cells)

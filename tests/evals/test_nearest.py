@@ -1,0 +1,24 @@
+"""The Chamfer baseline on shapes that it must tell apart."""
+
+import numpy as np
+import pytest
+
+from gsjax.evals import nearest
+
+
+def _sphere(rng, count):
+    x = rng.normal(size=(count, 3))
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_spheres_and_rods_are_told_apart_whatever_their_size_and_place():
+    rng = np.random.default_rng(0)
+    rod = np.array([0.05, 1.0, 0.05])
+    train = np.stack([_sphere(rng, 64), _sphere(rng, 64) * rod])
+    test = np.stack([3 * _sphere(rng, 64) * rod + 5, 0.1 * _sphere(rng, 64) - 2])
+    np.testing.assert_array_equal(nearest.nearest_labels(train, np.array([7, 9]), test), [9, 7])
+
+
+def test_a_missing_label_is_an_error():
+    with pytest.raises(ValueError, match="train_labels: found 1 for 2"):
+        nearest.nearest_labels(np.zeros((2, 4, 3)), np.zeros(1, int), np.zeros((1, 4, 3)))
