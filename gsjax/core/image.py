@@ -3,6 +3,8 @@
 Averages over data sets are in ``gsjax.metrics.image``.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,22 +21,44 @@ def _check_pair(a: jax.Array, b: jax.Array):
         )
 
 
-def _blur(x: jax.Array, axis: int, padding: str) -> jax.Array:
-    """Convolves one axis with the Gaussian window.
-
-    Shifted slices and a weighted sum: on CPU this fuses into one loop (a depthwise convolution
-    does not), and no accelerator rounds it to TF32.
-    """
+def _window() -> list[float]:
     offsets = np.arange(_WINDOW) - _WINDOW // 2
     window = np.exp(-(offsets**2) / (2 * _SIGMA**2))
-    window = window / window.sum()
-    if padding == "same":
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (_WINDOW // 2, _WINDOW // 2)
-        x = jnp.pad(x, widths)
+    return (window / window.sum()).tolist()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _blur_whole(x: jax.Array, axis: int) -> jax.Array:
+    """Convolves one axis with the Gaussian window, whole windows only.
+
+    Shifted slices and a weighted sum: on CPU this fuses into one loop (a depthwise convolution
+    does not), and no accelerator rounds it to TF32. The derivative is stated because that of eleven
+    slices would be eleven pads; the window being symmetric, it is the same blur.
+    """
     size = x.shape[axis] - _WINDOW + 1
     parts = (jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(_WINDOW))
-    return sum(part * float(weight) for part, weight in zip(parts, window))
+    return sum(part * weight for part, weight in zip(parts, _window()))
+
+
+def _blur_fwd(x, axis):
+    return _blur_whole(x, axis), None
+
+
+def _blur_bwd(axis, _, cotangent):
+    return (_blur_whole(_pad(cotangent, axis, _WINDOW - 1), axis),)
+
+
+_blur_whole.defvjp(_blur_fwd, _blur_bwd)
+
+
+def _blur(x: jax.Array, axis: int, padding: str) -> jax.Array:
+    return _blur_whole(_pad(x, axis, _WINDOW // 2) if padding == "same" else x, axis)
+
+
+def _pad(x: jax.Array, axis: int, width: int) -> jax.Array:
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (width, width)
+    return jnp.pad(x, widths)
 
 
 def ssim(
@@ -45,6 +69,7 @@ def ssim(
     Wang et al. 2004 with an 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, population
     moments. The border is zero-padded, as in the code of 3D Gaussian splatting, whose training loss
     and published figures use it; the 2004 paper evaluates only whole windows (``padding='valid'``).
+    Differentiable in reverse mode only.
 
     Args:
       a: [..., H, W, C].

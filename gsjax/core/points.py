@@ -244,6 +244,12 @@ def _squared_distances(queries: jax.Array, xyz: jax.Array) -> jax.Array:
     return dx * dx + dy * dy + dz * dz
 
 
+def _top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    # Without the barrier a later slice merges into top-k, which XLA then turns into a full sort
+    # (on CPU 20 times slower).
+    return jax.lax.optimization_barrier(tuple(jax.lax.top_k(x, k)))
+
+
 def _nearest(queries, xyz, usable, *, k, method):
     dist2 = _squared_distances(queries, xyz)
     far = ~usable[:, None, :] | jnp.isnan(dist2)
@@ -267,6 +273,7 @@ def _nearest(queries, xyz, usable, *, k, method):
 def _first_within(queries, xyz, usable, *, radius, k):
     inside = _squared_distances(queries, xyz) < jnp.asarray(radius, queries.dtype) ** 2
     num = xyz.shape[-1]
-    rank = jnp.arange(num, 0, -1, dtype=jnp.int32)
-    rank, idx = jax.lax.top_k(jnp.where(inside & usable[:, None, :], rank, 0), k)
+    # Only float top-k is fast on CPU; float32 counts exactly up to 2^24.
+    rank = jnp.arange(num, 0, -1, dtype=jnp.float32 if num < 1 << 24 else jnp.int32)
+    rank, idx = _top_k(jnp.where(inside & usable[:, None, :], rank, 0), k)
     return rank > 0, idx.astype(jnp.int32)

@@ -63,6 +63,13 @@ def test_scale_of_the_values_does_not_matter():
     )
 
 
+def test_batched_gradient_is_that_of_single_images():
+    a, b = (jnp.asarray(x) for x in _pair(2, 11, 12, 1))
+    gradient = jax.jit(jax.vmap(jax.grad(image.ssim)))(a, b)
+    summed = jax.jit(jax.grad(lambda x: image.ssim(x, b).sum()))(a)
+    np.testing.assert_allclose(gradient, summed, atol=1e-6)
+
+
 def test_psnr_by_hand_and_capped():
     a = jnp.zeros((2, 4, 4, 3))
     b = a.at[0].set(0.1)
