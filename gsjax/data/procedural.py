@@ -21,7 +21,7 @@ NUM_CAPTIONS = 4
 PARTS = (
     "",
     *"arms back bar base body books cabin canopy cap chimney content crown cushions door dots "
-    "fins flame flange frame handle hat head hole hub joint label legs mattress nose pole rails "
+    "fins flame flange frame handle hat head hub joint label legs mattress nose pole rails "
     "ring roof rungs scarf seat shade shaft shelves spokes stem teeth top trunk tube tyre walls "
     "weights wheels wick windows".split(),
 )

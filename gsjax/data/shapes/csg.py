@@ -107,10 +107,15 @@ class Surface:
 
 
 def value(pieces: Sequence[Piece], points: np.ndarray) -> np.ndarray:
-    """Signed function of the whole object at ``points`` [P, 3]: negative inside."""
-    solids = [p.solid.value(points) for p in pieces if not p.cut]
-    holes = [-p.solid.value(points) for p in pieces if p.cut]
-    return np.max([np.min(solids, axis=0), *holes], axis=0)
+    """Signed function of an object at ``points`` [P, 3]: negative inside.
+
+    Pieces act in order: a cut takes away from what was there before it.
+    """
+    total = np.full(len(points), np.inf)
+    for piece in pieces:
+        own = piece.solid.value(points)
+        total = np.maximum(total, -own) if piece.cut else np.minimum(total, own)
+    return total
 
 
 def sample_surface(pieces: Sequence[Piece], count: int, rng: np.random.Generator) -> Surface:
@@ -154,13 +159,10 @@ def _visible(pieces, which: int, n: int, rng):
     """Samples of one piece that are on the surface of the object."""
     own = pieces[which]
     points, normals = own.solid.sample(rng, n)
-    others = [p for i, p in enumerate(pieces) if i != which]
-    solids = [p.solid.value(points) for p in others if not p.cut]
-    nearest = np.min(solids, axis=0) if solids else np.full(n, np.inf)
-    keep = nearest < _INSIDE if own.cut else nearest > _INSIDE
-    for other in others:
-        if other.cut:
-            keep &= other.solid.value(points) > _INSIDE
+    before = value(pieces[:which], points)
+    keep = before < _INSIDE if own.cut else before > _INSIDE
+    for later in pieces[which + 1 :]:
+        keep &= later.solid.value(points) > _INSIDE
     if own.cut:
         normals = -normals
     return points[keep], normals[keep], np.full(int(keep.sum()), which)

@@ -119,7 +119,7 @@ def bookshelf(d: Draft) -> None:
         share = d.uniform(0.3, 0.9)
         size = (share * (width - 0.14), gap * 0.6, depth * 0.6)
         left = -width / 2 + 0.07 + size[0] / 2
-        d.box(size, "books", books, (left, 0.05 + gap * i, -0.02))
+        d.box(size, "books", books, (left, 0.05 + gap * i, -0.05))
     d.details.append(f"{books.name} books")
 
 

@@ -19,7 +19,9 @@ def hammer(d: Draft) -> None:
     else:
         turn = csg.rotation(z=-90)
         d.rod(0.11, head, "head", d.paint, (-head / 2, length, 0), turn)
-        d.rod(0.11, 0.25, "head", d.paint, (-head / 2, length, 0), csg.rotation(z=90), top=0.03)
+        d.rod(
+            0.11, 0.25, "head", d.paint, (0.01 - head / 2, length, 0), csg.rotation(z=90), top=0.03
+        )
     d.details.append(f"{article(handle.name)} handle")
 
 
@@ -63,9 +65,6 @@ def pipe(d: Draft) -> None:
     d.ball(radius * 1.05, "joint", d.paint)
     for x, z in axes:
         d.rod(radius, arm, "tube", d.paint, turn=csg.rotation(x=x, z=z))
-        d.assembly.cut(
-            primitives.cylinder(wall, arm + 0.2), "tube", d.paint, turn=csg.rotation(x=x, z=z)
-        )
     if d.chance(0.6):
         ring = d.colour(d.paint)
         for x, z in axes:
@@ -73,6 +72,9 @@ def pipe(d: Draft) -> None:
             at = turn @ (0, arm - 0.12, 0)
             d.rod(radius * 1.3, 0.1, "flange", ring, at, turn)
         d.details.append(f"{ring.name} flanges")
+    for x, z in axes:  # hollow last, through the flanges too
+        bore = primitives.cylinder(wall, arm + 0.2)
+        d.assembly.cut(bore, "tube", d.paint, turn=csg.rotation(x=x, z=z))
 
 
 def wheel(d: Draft) -> None:
