@@ -49,12 +49,12 @@ def read_captions(source, captions_csv="") -> list[Item]:
         ValueError: no folder or table, columns or files missing, rows twice or without caption,
             contradicting rows; the message says which line.
     """
-    source = epath.Path(source)
-    if not os.fspath(source) or not source.is_dir():
+    if not os.fspath(source) or not epath.Path(source).is_dir():
         raise ValueError(
             f"data.source: {os.fspath(source)!r} is no folder; name the folder of .ply or .splat "
             "files"
         )
+    source = epath.Path(source)
     table = _find_table(source, captions_csv)
     rows = _read_table(table)
     known = {p.name: p for p in source.iterdir() if p.suffix.lower() in EXTENSIONS}
