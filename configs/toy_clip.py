@@ -1,0 +1,74 @@
+"""The small image/text pair that stands in for CLIP where nothing can be downloaded.
+
+    python main.py --config=configs/toy_clip.py --workdir=DIR                   # procedural objects
+    python main.py --config=configs/toy_clip.py:data=objects_cc0 --workdir=DIR  # real objects
+    python main.py --config=configs/toy_clip.py:quick --workdir=DIR             # under a minute
+
+A run ends by writing DIR/pictures/towers.npz, which ``--config.data.towers`` of other systems names.
+Arguments after the colon: ``quick``, ``paper`` (the same as plain: no paper stands behind this
+pair), ``data=procedural|objects_cc0|folder``. Only the training split is learned from.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, quick=False, paper=False, data="procedural")
+    config = common.base("toy_clip")
+    config.data.name = arg.data
+    if arg.data == "procedural":
+        # More objects than a run on procedural data has: their towers should know the kinds.
+        config.data.num_objects = 4096
+    config.model = ml_collections.ConfigDict(
+        dict(
+            dim=128,  # D of both embeddings
+            image_size=64,
+            image_widths=(48, 96, 144),
+            image_depths=(1, 2, 1),
+            text_width=64,
+            text_depth=1,
+            text_heads=4,
+            buckets=3072,
+            max_words=20,
+            max_grams=14,
+        )
+    )
+    config.augment = ml_collections.ConfigDict(
+        dict(
+            enable=True,
+            zoom=0.15,
+            shift=0.08,
+            gain=0.15,
+            tint=0.05,
+            drop_word=0.1,
+            drop_identity=0.3,
+        )
+    )
+    config.loss.logit_scale_max = 4.6052  # ln 100: CLIP
+    config.optim.lr = 2e-3
+    config.optim.wd = 0.05
+    config.optim.betas = (0.9, 0.98)  # CLIP
+    config.optim.clip = 1.0
+    config.train.batch_size = 128
+    config.train.num_steps = 1600
+    config.train.log_every = 20
+    config.train.save_every = 400
+    config.eval.split = "test"
+    config.eval.evaluators = dict(image_text=dict(split="test", ks=(1, 5, 10)))
+    if arg.quick:
+        _quick(config)
+    return config
+
+
+def _quick(config):
+    config.data.num_objects = 96
+    config.data.num_gaussians = 512
+    config.data.views = 4
+    config.data.view_size = 32
+    config.model.image_size = 32
+    config.train.batch_size = 32
+    config.train.num_steps = 60
+    config.train.log_every = 1
+    config.train.save_every = 30

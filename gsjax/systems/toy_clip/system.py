@@ -1,0 +1,140 @@
+"""Builds the image/text pair as a trainable system (no maths here)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gsjax.data import prepare, store, templates
+from gsjax.losses import contrastive
+from gsjax.models import towers, toy_towers
+from gsjax.systems import base
+from gsjax.systems.toy_clip import data, gallery, losses, model
+
+WEIGHTS = "towers.npz"
+CLASS_TEMPLATES = "short"  # sentences around category names; see ``data.templates``
+
+
+def build(config) -> base.System:
+    """The system; prepares the data set first if it is not there.
+
+    Args:
+        config: ``configs/toy_clip.py``.
+    """
+    folder = prepare.ensure(config.data)
+    sizes = tower_config(config.model)
+    return assemble(config, sizes, folder)
+
+
+def tower_config(block) -> toy_towers.TowerConfig:
+    """The ``model`` block of the config as the towers' own sizes."""
+    names = [field.name for field in dataclasses.fields(toy_towers.TowerConfig)]
+    values = {name: block[name] for name in names}
+    return toy_towers.TowerConfig(
+        **{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
+    )
+
+
+def assemble(config, sizes: toy_towers.TowerConfig, folder) -> base.System:
+    """The system over a prepared data set."""
+    net = model.Pair(sizes)
+
+    def init(rng):
+        example = {k: jnp.zeros((1, *s.shape), s.dtype) for k, s in data.batch_spec(sizes).items()}
+        return net.init(rng, toy_towers.to_unit_range(example["view"]), example["tokens"])
+
+    def examples(split, train, **options):
+        return data.examples(folder, split, sizes, seed=config.seed, train=train, **options)
+
+    def show(variables, target):
+        export(variables["params"], sizes, target / WEIGHTS, _recipe(config, folder))
+        gallery.draw(embed, variables, examples(config.eval.split, False, with_text=True), target)
+
+    def embed(variables, batch):
+        return _embed(net, variables, batch)
+
+    def texts(variables, batch):
+        return net.apply(variables, batch["tokens"], method="encode_texts")
+
+    return base.System(
+        name="toy_clip",
+        batch_spec=data.batch_spec(sizes),
+        init=init,
+        loss=lambda *args: _loss(net, config, *args),
+        predict_fns={"embed": embed, "texts": texts},
+        train_data=lambda: examples("train", True),
+        eval_data=lambda split: examples(split, False),
+        param_rules=(
+            base.ParamRule("logit_scale", decay=False),
+            base.ParamRule("table", decay=False),
+        ),
+        project_params=lambda p: contrastive.clamp_logit_scale(p, config.loss.logit_scale_max),
+        info=_info(sizes, folder),
+        show=show,
+    )
+
+
+def _embed(net: model.Pair, variables, batch) -> dict[str, jax.Array]:
+    pixels = toy_towers.to_unit_range(batch["view"])
+    images, texts, _ = net.apply(variables, pixels, batch["tokens"])
+    return {
+        "image_embed": images,
+        "text_embed": texts,
+        "caption_hash": batch["caption_hash"],
+        "category": batch["category"],
+        "valid": batch["valid"],
+    }
+
+
+def _info(sizes: toy_towers.TowerConfig, folder) -> dict:
+    """Class names, and sentences around them as ids [C, S, W, 1 + G]."""
+    names = store.category_names(folder)
+    sentences = templates.TEMPLATES[CLASS_TEMPLATES]
+    tokens = [sizes.tokenizer([s.format(name) for s in sentences]).tolist() for name in names]
+    return dict(class_names=list(names), class_tokens=tokens)
+
+
+def _loss(net: model.Pair, config, variables, batch, rng, train: bool):
+    """Forward pass of a step; see ``base.System.loss``."""
+    pixels, tokens = toy_towers.to_unit_range(batch["view"]), batch["tokens"]
+    if train and config.augment.enable:
+        keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(batch["index"])
+        keys = jax.vmap(jax.random.split)(keys)
+        options = config.augment
+        picture = dict(zoom=options.zoom, shift=options.shift, gain=options.gain, tint=options.tint)
+        words = dict(drop_word=options.drop_word, drop_identity=options.drop_identity)
+        pixels = jax.vmap(lambda k, x: data.augment_picture(k, x, **picture))(keys[:, 0], pixels)
+        tokens = jax.vmap(lambda k, x: data.augment_tokens(k, x, **words))(keys[:, 1], tokens)
+    images, texts, logit_scale = net.apply(variables, pixels, tokens)
+    loss = losses.pair_loss(
+        images, texts, logit_scale, valid=batch["valid"], caption_hash=batch["caption_hash"]
+    )
+    metrics = {
+        "batch_accuracy": losses.batch_accuracy(images, texts, batch["valid"]),
+        "logit_scale": logit_scale,
+    }
+    return loss, metrics, {}
+
+
+def export(params, sizes: toy_towers.TowerConfig, path, notes) -> str:
+    """Writes the towers' weights, without the temperature; returns their digest.
+
+    ``models.towers.load`` reads the file, and ``config.data.towers`` names it.
+    """
+    weights = jax.tree.map(np.asarray, params["towers"])
+    return towers.save(path, "toy_clip", dataclasses.asdict(sizes), weights, notes)
+
+
+def _recipe(config, folder) -> dict:
+    """What made the weights, kept beside them."""
+    return dict(
+        dataset=config.data.name,
+        fingerprint=store.fingerprint(folder),
+        split="train",
+        num_steps=config.train.num_steps,
+        batch_size=config.train.batch_size,
+        lr=config.optim.lr,
+        seed=config.seed,
+        backend=jax.default_backend(),
+    )
