@@ -9,9 +9,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import grain
 import jax
 import numpy as np
+
+from gsjax.data import examples
 
 _GAUSSIANS = dict(means=(3,), quats=(4,), log_scales=(3,), logit_opacities=(), sh0=(3,))
 
@@ -34,8 +35,8 @@ class Source:
     num_views: int
     class_names: tuple[str, ...]
     class_embeds: Mapping[str, np.ndarray]
-    train: Callable[[], grain.MapDataset]
-    evaluate: Callable[[str], grain.MapDataset]
+    train: Callable[[], Any]
+    evaluate: Callable[[str], Any]
     records: Callable[[str], Any] | None
 
 
@@ -80,7 +81,7 @@ def load(config) -> Source:
 
 
 def _stored(config) -> Source:
-    from gsjax.data import embed, embeddings, examples, prepare, store
+    from gsjax.data import embed, embeddings, prepare, store
 
     folder = prepare.ensure(config.data)
     cache = embed.open_cache(folder, config.data)
@@ -107,7 +108,7 @@ def _stored(config) -> Source:
     )
 
 
-def _finish(dataset: grain.MapDataset, config) -> grain.MapDataset:
+def _finish(dataset, config):
     """Adds cached neighbours where the model wants them."""
     if config.model.grouping != "cached":
         return dataset
@@ -158,8 +159,8 @@ def synthetic_batch(config, rng: np.random.Generator, size: int | None = None) -
         size: B, default ``train.batch_size``.
     """
     size = size or config.train.batch_size
-    examples = [_synthetic_example(config, rng, i) for i in range(size)]
-    return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+    made = [_synthetic_example(config, rng, i) for i in range(size)]
+    return {name: np.stack([e[name] for e in made]) for name in made[0]}
 
 
 def _unit(rng, *shape):
@@ -206,7 +207,7 @@ def _synthetic(config) -> Source:
     @functools.cache
     def dataset(split):
         rng = np.random.default_rng([config.seed, len(split)])
-        return grain.MapDataset.source(
+        return examples.in_memory(
             [_synthetic_example(config, rng, i) for i in range(config.data.num_objects)]
         )
 
