@@ -203,20 +203,20 @@ def _forward_image(spec, rows, depths, radii, lane):
     walk = binning.walk_order(rows[:, :2], rows[:, 2:5], rows[:, 5], depths, radii, grid)
     ranked, centers = rows[walk.order], passes.tile_centers(grid, lane, rows.dtype)
 
-    def one(cursor, state, pairs):
-        closed = passes.closed_tiles(state.signed)
+    def one(cursor, closed, state, pairs):
         cursor, lists, met = binning.fill(walk, cursor, closed, lane, grid, spec.capacity, pairs)
         state = passes.forward(ranked, lists, state, centers, size, spec.max_alpha)
         return cursor, state, met, lists
 
     shape = (grid.num_tiles, rows.shape[1] - passes.GEOMETRY, size * size)
     state = passes.Forward(jnp.ones(shape[::2], rows.dtype), jnp.zeros(shape, rows.dtype))
-    cursor, state, pairs, lists = one(binning.start(walk, lane, grid), state, jnp.int32(0))
+    cursor, none = binning.start(walk, lane, grid), jnp.zeros(grid.num_tiles, jnp.int32)
+    cursor, state, pairs, lists = one(cursor, none, state, jnp.int32(0))
     kept = walk, cursor, lists
 
     def again(carry):
         cursor, state, pairs, count = carry
-        return *one(cursor, state, pairs)[:3], count + 1
+        return *one(cursor, passes.closed_tiles(state.signed), state, pairs)[:3], count + 1
 
     carry = cursor, state, pairs, jnp.int32(1)
     carry = lax.while_loop(lambda c: c[0].rank < walk.num, again, carry)
