@@ -29,6 +29,7 @@ from jax.experimental import multihost_utils
 
 from gsjax.data import features, render, store
 
+_STALE_SECONDS = 86400.0
 _CALLS_AHEAD = 4  # render calls waiting while records are written
 
 
@@ -195,6 +196,7 @@ def make(plan: Plan, folder: epath.Path) -> None:
     remote = store.is_remote(folder)
     if not remote:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
     near = None if remote else os.fspath(folder.parent)
     scratch = pathlib.Path(tempfile.mkdtemp(dir=near, prefix=f".making-{folder.name}-"))
     logging.info("preparing data set %s in %s", plan.name, folder)
@@ -222,6 +224,14 @@ def make(plan: Plan, folder: epath.Path) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     logging.info("prepared %s in %.0f s", plan.name, time.time() - started)
+
+
+def _remove_stale(folder: epath.Path) -> None:
+    """Deletes scratch folders of this set that a killed process left a day or more ago."""
+    for scratch in pathlib.Path(os.fspath(folder.parent)).glob(f".making-{folder.name}-*"):
+        with contextlib.suppress(OSError):  # another process may be deleting it too
+            if time.time() - scratch.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _upload(made: pathlib.Path, folder: epath.Path) -> None:

@@ -27,7 +27,9 @@ def gaussian_examples(
     fields: Sequence[str] | None = None,
     subset: str = "random",
     short: str = "repeat",
+    anchors: int = 0,
     prune_alpha: float = 0.0,
+    uncolored_rgb: float | None = None,
 ) -> grain.MapDataset:
     """Examples of exactly ``num_points`` Gaussians, in the order of ``source``.
 
@@ -50,7 +52,12 @@ def gaussian_examples(
             subset.
         short: what to do with objects of fewer than N Gaussians: 'repeat' or 'pad', see
             ``transforms.choose``.
-        prune_alpha: Gaussians fainter than this are left out first.
+        anchors: with 'random', how many of the first stored rows are always taken, in their order:
+            they stay the farthest-point centres of the subset.
+        prune_alpha: Gaussians fainter than this are left out first. Anchors then count from what
+            is left.
+        uncolored_rgb: grey value given to objects whose colours mean nothing (0.4 in Uni3D, which
+            CLIP-GS follows); None = as stored.
 
     Raises:
         ValueError: unknown field or option, or ``num_points`` below 1.
@@ -63,15 +70,20 @@ def gaussian_examples(
         raise ValueError(f"subset: expected 'random' or 'prefix', found {subset!r}")
     if short not in ("repeat", "pad"):
         raise ValueError(f"short: expected 'repeat' or 'pad', found {short!r}")
-    if num_points < 1:
-        raise ValueError(f"num_points: expected at least 1, found {num_points}")
+    if num_points < 1 or not 0 <= anchors <= num_points:
+        raise ValueError(
+            f"num_points and anchors: expected num_points >= 1 and anchors within it, found "
+            f"{num_points=}, {anchors=}"
+        )
     make = functools.partial(
         _example,
         num_points=num_points,
         fields=fields,
         subset=subset,
         short=short,
+        anchors=anchors,
         prune_alpha=prune_alpha,
+        uncolored_rgb=uncolored_rgb,
     )
     dataset = grain.MapDataset.source(source)
     if train:
@@ -114,16 +126,24 @@ def _example(
     fields: Sequence[str],
     subset: str,
     short: str,
+    anchors: int,
     prune_alpha: float,
+    uncolored_rgb: float | None,
 ) -> dict:
     names = (*GAUSSIANS, "parts") if "parts" in fields else GAUSSIANS
     gaussians = {name: record[name] for name in names}
     if prune_alpha > 0:
         gaussians = transforms.prune(gaussians, prune_alpha)
     rows, mask = transforms.choose(
-        len(gaussians["means"]), num_points, rng=rng if subset == "random" else None, short=short
+        len(gaussians["means"]),
+        num_points,
+        rng=rng if subset == "random" else None,
+        short=short,
+        anchors=anchors,
     )
     example = transforms.to_float32(transforms.take(gaussians, rows, mask))
+    if uncolored_rgb is not None and not record["colored"]:
+        example["sh0"] = np.full_like(example["sh0"], (uncolored_rgb - 0.5) / features.SH_C0)
     example["index"] = np.int32(record["index"])
     example["valid"] = np.bool_(True)
     example["category"] = np.int32(record["category"])

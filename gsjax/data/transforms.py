@@ -27,11 +27,18 @@ UP_ROTATIONS = {
 
 
 def choose(
-    count: int, num_points: int, *, rng: np.random.Generator | None, short: str
+    count: int,
+    num_points: int,
+    *,
+    rng: np.random.Generator | None,
+    short: str,
+    anchors: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which rows to take so that there are exactly ``num_points``.
 
-    More than enough: a random subset without replacement (the first rows where ``rng`` is None).
+    More than enough: the first ``anchors`` rows and a random subset of the others without
+    replacement (the first rows where ``rng`` is None). Of rows in farthest-point order the anchors
+    are the first farthest points of the subset too: each was farthest among more points.
     Too few: every row once, then ``short='repeat'`` draws the rest again with replacement
     (CLIP-GS follows Uni3D here), ``short='pad'`` leaves them empty.
 
@@ -40,6 +47,7 @@ def choose(
         num_points: N, rows wanted.
         rng: source of the draw, or None for the first rows.
         short: 'repeat' or 'pad'.
+        anchors: how many of the first rows are always taken, in their order.
 
     Returns:
         rows int64 [N] and mask bool [N]; where the mask is False the row is padding.
@@ -52,8 +60,11 @@ def choose(
     if short not in ("repeat", "pad"):
         raise ValueError(f"short: expected 'repeat' or 'pad', found {short!r}")
     if count >= num_points:
-        rows = np.arange(num_points) if rng is None else rng.permutation(count)[:num_points]
-        return rows, np.ones(num_points, bool)
+        rows = np.arange(count)
+        if rng is not None:
+            anchors = min(anchors, num_points)
+            rows[anchors:] = anchors + rng.permutation(count - anchors)
+        return rows[:num_points], np.ones(num_points, bool)
     missing = num_points - count
     if short == "pad":
         extra = np.zeros(missing, np.int64)

@@ -217,3 +217,8 @@ def test_bad_sources_and_splits_are_named(gsjax_data, tmp_path, collection, monk
     monkeypatch.delenv("GSJAX_DATA")
     with pytest.raises(ValueError, match="set GSJAX_DATA"):
         prepare.ensure(dict(name="objects_cc0"))
+
+
+@pytest.mark.slow
+def test_the_whole_split_is_reproduced(collection, stored):
+    assert twins.make_split(collection) == stored

@@ -1,12 +1,15 @@
 """A prepared set end to end: written once, read at random, made into examples."""
 
+import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from gsjax.core import cameras
-from gsjax.data import examples, features, loader, prepare, procedural, store, transforms
+from gsjax.data import discs, examples, features, loader, prepare, procedural, store, transforms
 
 POINTS, STORED = 64, 96
 CONFIG = dict(
@@ -185,6 +188,59 @@ def test_prefix_subset_takes_the_stored_order(made):
     np.testing.assert_array_equal(example["means"], record["means"][:POINTS])
 
 
+def test_anchors_stay_the_farthest_points_of_a_random_subset(made):
+    record = store.open_split(made, "train")[1]
+    one, two = (_examples(made, anchors=16).repeat()[i]["means"] for i in (1, 31))
+    np.testing.assert_array_equal(one[:16], record["means"][:16])
+    np.testing.assert_array_equal(two[:16], record["means"][:16])
+    assert not np.array_equal(one[16:], two[16:])
+    assert len(np.unique(one, axis=0)) == POINTS
+    np.testing.assert_array_equal(discs.farthest_point_order(one, 16)[:16], np.arange(16))
+
+
+def test_colours_that_mean_nothing_can_be_made_grey(made):
+    class Grey:
+        def __init__(self, records):
+            self.records = records
+
+        def __len__(self):
+            return len(self.records)
+
+        def __getitem__(self, i):
+            return {**self.records[i], "colored": i != 0}
+
+    source = Grey(store.open_split(made, "train"))
+    found = examples.gaussian_examples(
+        source, num_points=POINTS, seed=0, train=False, uncolored_rgb=0.4
+    )
+    np.testing.assert_allclose(0.5 + features.SH_C0 * found[0]["sh0"], 0.4, atol=1e-6)
+    assert found[1]["sh0"].std() > 0 and _examples(made)[0]["sh0"].std() > 0
+
+
+def test_tfds_reads_the_folder_without_this_package(made):
+    source = tfds.builder_from_directory(str(made)).as_data_source("train")
+    assert source[3]["uid"].decode() == store.open_split(made, "train")[3]["uid"]
+
+
+def test_leftovers_of_killed_runs_are_removed_after_a_day(tmp_path):
+    config = dict(CONFIG, dir=str(tmp_path), num_objects=2, num_test=1)
+    plan = prepare.plan(config)
+    folder = prepare.dataset_dir(config, plan.identity)
+    old, new = (folder.parent / f".making-{folder.name}-{name}" for name in ("old", "new"))
+    for scratch in (old, new):
+        scratch.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    assert prepare.ensure(config) == folder
+    assert not old.exists() and new.exists()
+
+
+def test_command_line_prepares_a_set(tmp_path, monkeypatch, capsys):
+    words = "prepare --num_objects=2 --num_test=1 --num_gaussians=96 --views=3 --view_size=24"
+    monkeypatch.setattr(sys, "argv", [*words.split(), f"--dir={tmp_path}"])
+    prepare.main()
+    assert "{'train': 2, 'test': 1} objects" in capsys.readouterr().out
+
+
 def test_captions_and_views_on_request(made):
     fields = ("index", "caption", "view", "viewmat", "K", "colored")
     first = _examples(made, train=False, fields=fields)[2]
@@ -245,6 +301,8 @@ def test_bad_requests_name_what_there_is(made, tmp_path):
         _examples(made, subset="best")
     with pytest.raises(ValueError, match="num_points"):
         _examples(made, num_points=0)
+    with pytest.raises(ValueError, match="anchors=65"):
+        _examples(made, anchors=POINTS + 1)
     with pytest.raises(ValueError, match="unknown set 'shapes'"):
         prepare.ensure(dict(name="shapes"))
     with pytest.raises(ValueError, match="data.views"):
