@@ -69,7 +69,7 @@ def _data(config, size, name):
     config.data.num_gaussians = presets.num_gaussians(size)
     config.data.update(
         _block(
-            up_axis="y",
+            up_axis="y",  # 'folder' only: what its files use; records are y-up
             radius_quantile=1.0,  # U; 0.995 is robust against floaters
             prune_alpha=0.0,
             views_per_step=5,  # P: K

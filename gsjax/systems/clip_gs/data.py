@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from gsjax.data import examples
+from gsjax.systems.clip_gs import augment
 
 _GAUSSIANS = dict(means=(3,), quats=(4,), log_scales=(3,), logit_opacities=(), sh0=(3,))
 
@@ -92,7 +93,11 @@ def _stored(config) -> Source:
             num_points=config.data.num_gaussians,
             seed=config.seed,
             train=train,
-            subset="random" if config.model.grouping == "online" else "prefix",
+            # neighbours can be kept only where an object is always the same subset; the first rows
+            # of a record are farthest points, and stay so
+            subset="prefix" if config.model.grouping == "cached" else "random",
+            anchors=config.model.num_group,
+            uncolored_rgb=augment.NO_COLOR,
         )
         caption = "random" if train else "first"
         return _finish(embeddings.join(found, cache, caption=caption, seed=config.seed), config)

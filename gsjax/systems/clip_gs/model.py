@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import gaussians, rotations
+from gsjax.core import gaussians
 from gsjax.models import transformer
 from gsjax.systems.clip_gs import augment, randomness, tokenizer
 
@@ -158,16 +158,6 @@ def raw_gaussians(batch) -> gaussians.RawGaussians:
     )
 
 
-def to_y_up(raw: gaussians.RawGaussians, up_axis: str) -> gaussians.RawGaussians:
-    """Turns z-up objects: (x, y, z) -> (x, z, -y), a proper rotation. y-up ones pass."""
-    if up_axis == "y":
-        return raw
-    if up_axis != "z":
-        raise ValueError(f"data.up_axis: expected 'y' or 'z', found {up_axis!r}")
-    turn = rotations.axis_angle_to_quat(jnp.asarray([1.0, 0.0, 0.0]), -math.pi / 2)
-    return gaussians.transform(raw, jnp.float32(1.0), rotations.quat_to_rotmat(turn), jnp.zeros(3))
-
-
 def patchify(
     batch, config, draws: randomness.Draws | None = None, train: bool = False
 ) -> tokenizer.Patches:
@@ -182,7 +172,7 @@ def patchify(
     """
     m = config.model
     mask = batch["mask"]
-    raw = to_y_up(raw_gaussians(batch), config.data.up_axis)
+    raw = raw_gaussians(batch)
     mask = tokenizer.prune(raw, mask, config.data.prune_alpha)
     raw = gaussians.normalize_unit_ball(raw, mask=mask, radius_quantile=config.data.radius_quantile)
     if train and config.data.augment.enable:

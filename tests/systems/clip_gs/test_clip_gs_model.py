@@ -104,15 +104,6 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters():
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(shapes))
 
 
-def test_z_up_objects_turn_properly():
-    raw = model.raw_gaussians(jax.tree.map(jnp.asarray, tiny.batch(1)))
-    turned = model.to_y_up(raw, "z")
-    x, y, z = jnp.moveaxis(raw.means, -1, 0)
-    np.testing.assert_allclose(turned.means, jnp.stack([x, z, -y], -1), atol=1e-5)
-    with pytest.raises(ValueError, match="up_axis"):
-        model.to_y_up(raw, "x")
-
-
 def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match="model.size.*known: debug"):
         presets.size("huge")
