@@ -15,6 +15,7 @@ def environment() -> dict[str, str]:
     """One CPU device, nothing of the test session's own settings."""
     kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     kept.pop("XLA_FLAGS", None)
+    kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # the run folder's cache is in play
     return {**kept, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 

@@ -43,6 +43,7 @@ def main(argv):
     evaluators = {"slow": {"batches": int(options.pop("batches", 0)), "seconds": 0.05}}
     config = tiny.config(train__compilation_cache="", mesh__data=-1)
     config.eval.evaluators = evaluators
+    config.optim.schedule = "constant"  # so that runs of different lengths agree
     for name, value in options.items():
         block, key = name.split(".")
         config[block][key] = type(config[block][key])(float(value))

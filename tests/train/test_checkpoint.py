@@ -95,6 +95,8 @@ def test_checksums_ignore_the_layout_and_see_single_bits():
     assert checkpoint.digests({"w": swapped}) != checkpoint.digests(value)
 
 
+# Orbax's reading tasks that were not awaited say so when they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, damage, caplog):
     write(tmp_path)
@@ -127,6 +129,7 @@ def test_other_numbers_than_were_written_are_noticed(tmp_path):
     store.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_all_damaged_stops_instead_of_starting_over(tmp_path):
     write(tmp_path, steps=(1, 2))
     for step in (1, 2):

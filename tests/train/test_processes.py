@@ -38,23 +38,23 @@ def text_of(path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run of 40 steps in one process."""
+    """An uninterrupted run of 20 steps in one process."""
     workdir = tmp_path_factory.mktemp("whole")
-    assert finish(processes.start(workdir, "train.num_steps=40")) == 0
+    assert finish(processes.start(workdir, "train.num_steps=20")) == 0
     return workdir
 
 
 def test_sigterm_writes_a_checkpoint_exits_42_and_goes_on_exactly(tmp_path, whole):
     log = tmp_path / "log"
     run = processes.start(
-        tmp_path, "train.num_steps=40", "batches=400", "train.eval_every=10", log=log
+        tmp_path, "train.num_steps=20", "batches=400", "train.eval_every=10", log=log
     )
     wait_for(lambda: "step 10 loss" in text_of(log), "step 10")
     run.send_signal(signal.SIGTERM)  # in the evaluation of step 10, which lasts 20 s
     assert finish(run, log) == 42
     assert (tmp_path / "checkpoints" / "10").is_dir()
-    assert finish(processes.start(tmp_path, "train.num_steps=40", log=log), log) == 0
-    assert processes.digests(tmp_path, 40) == processes.digests(whole, 40)
+    assert finish(processes.start(tmp_path, "train.num_steps=20", log=log), log) == 0
+    assert processes.digests(tmp_path, 20) == processes.digests(whole, 20)
     assert processes.losses(tmp_path) == processes.losses(whole)
 
 
@@ -63,19 +63,15 @@ def test_two_processes_give_one_processs_losses_and_resume_its_checkpoint(tmp_pa
     runs = processes.start_pair(pair, *PAIR, log=tmp_path / "log")
     assert [finish(r, f"{tmp_path}/log.{i}") for i, r in enumerate(runs)] == [0, 0]
     expected = processes.losses(whole)
-    # The schedule of the 40-step run differs from that of 5 steps after the warm-up only.
-    one = tmp_path / "one"
-    assert finish(processes.start(one, *PAIR, log=tmp_path / "log")) == 0
-    np.testing.assert_allclose(
-        list(processes.losses(pair).values()), list(processes.losses(one).values()), rtol=1e-6
-    )
-    assert list(processes.losses(pair)) == [1, 2, 3, 4, 5]
+    found = processes.losses(pair)
+    assert list(found) == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose([found[i] for i in found], [expected[i] for i in found], rtol=1e-6)
     # Two processes go on from the single process's checkpoint.
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
-    for step in (p for p in (copy / "checkpoints").iterdir() if int(p.name) > 36):
+    for step in (p for p in (copy / "checkpoints").iterdir() if int(p.name) > 16):
         shutil.rmtree(step)
-    options = ("mesh.data=-1", "train.num_steps=40")
+    options = ("mesh.data=-1", "train.num_steps=20")
     runs = processes.start_pair(copy, *options, log=tmp_path / "log")
     assert [finish(r, f"{tmp_path}/log.{i}") for i, r in enumerate(runs)] == [0, 0]
     found = processes.losses(copy)
