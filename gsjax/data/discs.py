@@ -44,17 +44,22 @@ def farthest_point_order(points: np.ndarray, length: int | None = None) -> np.nd
     """
     count = len(points)
     length = count if length is None else min(length, count)
-    columns = np.ascontiguousarray(points.T, dtype=np.float32)
+    x, y, z = np.ascontiguousarray(points.T, dtype=np.float32)
     order = np.zeros(count, np.int64)
     nearest = np.full(count, np.inf, np.float32)
+    total, term = np.empty_like(nearest), np.empty_like(nearest)
     chosen = 0
     for i in range(length):
         order[i] = chosen
-        offset = columns - columns[:, chosen : chosen + 1]
-        np.multiply(offset, offset, out=offset)
-        np.minimum(nearest, offset[0] + offset[1] + offset[2], out=nearest)
+        np.subtract(x, x[chosen], out=total)
+        np.multiply(total, total, out=total)
+        for axis in (y, z):
+            np.subtract(axis, axis[chosen], out=term)
+            np.multiply(term, term, out=term)
+            np.add(total, term, out=total)
+        np.minimum(nearest, total, out=nearest)
         nearest[chosen] = -1.0
-        chosen = int(np.argmax(nearest))
+        chosen = int(nearest.argmax())
     taken = np.zeros(count, bool)
     taken[order[:length]] = True
     order[length:] = np.flatnonzero(~taken)

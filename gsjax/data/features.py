@@ -1,7 +1,7 @@
 """The record every data set of this package is stored as: fields, types, and how to encode one.
 
-One object is one record: its Gaussians (raw parameters, in farthest-point order, so that every
-prefix is an even subset), captions, a category, and pictures with their cameras. Tensors are stored
+One object is one record: its Gaussians (raw parameters, the first ones in farthest-point order, so
+that every prefix of theirs is an even subset), captions, a category, and pictures with their cameras. Tensors are stored
 as bytes: half-precision fields really take two bytes a number. Imports no JAX.
 """
 

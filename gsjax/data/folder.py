@@ -203,18 +203,20 @@ def objects(
     categories: list[str],
     *,
     num_stored: int,
+    fps_length: int | None = None,
     up_axis: str = "y",
     on_bad_rows: str = "error",
 ) -> Iterator[dict]:
     """Objects as ``build`` takes them; at most ``num_stored`` Gaussians of each are stored.
 
-    Pictures show all of them. The stored ones are a random subset in farthest-point order.
+    Pictures show all of them. The stored ones are a random subset, the first ``fps_length`` (default
+    all) in farthest-point order.
     """
     for item in items:
         gaussians = load(item, up_axis=up_axis, on_bad_rows=on_bad_rows)
         rng = np.random.default_rng(features.stable_seed("folder", item.uid))
         rows = rng.permutation(len(gaussians["means"]))[:num_stored]
-        rows = rows[discs.farthest_point_order(gaussians["means"][rows])]
+        rows = rows[discs.farthest_point_order(gaussians["means"][rows], fps_length)]
         names = ("means", "quats", "log_scales", "logit_opacities")
         stored = {name: gaussians[name][rows] for name in names}
         stored["quats"] = stored["quats"] / np.maximum(

@@ -177,7 +177,12 @@ def load_split(entries: list[dict], split: str) -> dict[str, list[int]]:
 
 
 def objects(
-    collection: Collection, numbers: list[int], *, num_gaussians: int, seed: int
+    collection: Collection,
+    numbers: list[int],
+    *,
+    num_gaussians: int,
+    seed: int,
+    fps_length: int | None = None,
 ) -> Iterator[dict]:
     """Objects as ``build`` takes them: uid, name, category, captions, colored, gaussians."""
     label = {name: i for i, name in enumerate(collection.categories)}
@@ -190,5 +195,7 @@ def objects(
             "category": label[entry["category"]],
             "captions": captions_of(entry),
             "colored": bool(entry["colored"]),
-            "gaussians": gaussians_of(collection.mesh(number), num_gaussians, rng),
+            "gaussians": gaussians_of(
+                collection.mesh(number), num_gaussians, rng, fps_length=fps_length
+            ),
         }

@@ -70,6 +70,7 @@ def plan(data_config):
         "set": s["name"],
         "views": int(s["views"]),
         "view_size": int(s["view_size"]),
+        "ordered": int(s["num_gaussians"]),  # rows in farthest-point order
         "render_version": RENDER_VERSION,
         **fields.pop("identity"),
     }
@@ -90,7 +91,13 @@ def _procedural(s: dict) -> dict:
 
     def objects(split: str):
         for index in range(splits[split]):
-            made = procedural.generate(index, seed=seed, split=split, num_gaussians=stored)
+            made = procedural.generate(
+                index,
+                seed=seed,
+                split=split,
+                num_gaussians=stored,
+                fps_length=int(s["num_gaussians"]),
+            )
             yield {
                 "uid": made.uid,
                 "name": made.name,
@@ -128,7 +135,13 @@ def _objects_cc0(s: dict) -> dict:
     stored = int(s["stored_gaussians"]) or 2 * int(s["num_gaussians"])
 
     def objects(split: str):
-        return objects_cc0.objects(collection, sides[split], num_gaussians=stored, seed=seed)
+        return objects_cc0.objects(
+            collection,
+            sides[split],
+            num_gaussians=stored,
+            seed=seed,
+            fps_length=int(s["num_gaussians"]),
+        )
 
     return dict(
         identity=dict(
@@ -154,7 +167,13 @@ def _folder(s: dict) -> dict:
     reading = dict(up_axis=s["up_axis"], on_bad_rows=s["on_bad_rows"])
 
     def objects(split: str):
-        return folder.objects(sides[split], categories, num_stored=stored, **reading)
+        return folder.objects(
+            sides[split],
+            categories,
+            num_stored=stored,
+            fps_length=int(s["num_gaussians"]),
+            **reading,
+        )
 
     return dict(
         identity=dict(

@@ -55,6 +55,7 @@ def generate(
     split: str = "train",
     num_gaussians: int = 2048,
     num_captions: int = NUM_CAPTIONS,
+    fps_length: int | None = None,
 ) -> ProceduralObject:
     """Object ``index`` of a split.
 
@@ -64,6 +65,7 @@ def generate(
         split: any name; splits of different names share no object.
         num_gaussians: M.
         num_captions: K.
+        fps_length: see ``discs.farthest_point_order``.
 
     Raises:
         ValueError: negative index or fewer than 1 Gaussian.
@@ -87,6 +89,7 @@ def generate(
         area=surface.area * scale**2,
         alpha=surface.alpha,
         parts=np.array([_PART_LABEL[part] for part in surface.parts], np.uint8),
+        fps_length=fps_length,
     )
     return ProceduralObject(
         uid=f"procedural-{seed}/{split}/{index:06d}",

@@ -69,7 +69,7 @@ def test_records_hold_what_was_generated(made):
     assert store.split_sizes(made) == {"train": 30, "test": 5}
     records = store.open_split(made, "train", fields=store.ALL_FIELDS)
     assert len(records) == 30
-    original = procedural.generate(7, seed=0, num_gaussians=STORED)
+    original = procedural.generate(7, seed=0, num_gaussians=STORED, fps_length=POINTS)
     record = records[7]
     assert record["uid"] == original.uid and record["name"] == original.name
     assert record["captions"] == list(original.captions)
@@ -278,7 +278,7 @@ def test_records_travel_to_worker_processes(made):
 
 def test_normals_come_back_from_stored_discs(made):
     record = store.open_split(made, "train")[12]
-    original = procedural.generate(12, seed=0, num_gaussians=STORED)
+    original = procedural.generate(12, seed=0, num_gaussians=STORED, fps_length=POINTS)
     np.testing.assert_allclose(
         transforms.disc_normals(record["quats"]),
         transforms.disc_normals(original.gaussians["quats"]),
