@@ -146,8 +146,8 @@ def _quick(config):
     config.data.num_objects = 96
     config.data.views = 6
     config.data.view_size = 32
-    config.optim.lr = 3e-3
+    config.optim.lr = 2e-3
     config.train.batch_size = 16
-    config.train.num_steps = 60
+    config.train.num_steps = 150
     config.train.log_every = 1
-    config.train.save_every = 30
+    config.train.save_every = 50
