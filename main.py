@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 failed; 2 a setting cannot work (one line says which); 42 
 after writing a checkpoint, start again to go on. Running the same command again goes on, too.
 """
 
+import logging as stdlib_logging
 import sys
 
 from absl import app, flags, logging
@@ -29,6 +30,7 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; settings look like --config.x=y")
     logging.set_verbosity(logging.INFO)
+    stdlib_logging.getLogger("jax").setLevel(stdlib_logging.WARNING)
     # Imported here: JAX must not start before the processes have joined.
     from gsjax.train import distributed, loop, preemption
 
@@ -57,7 +59,9 @@ def parse_flags(argv):
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if "--traceback" in argv:
             raise
-        text = str(error.args[0] if error.args else error).strip("'\n")
+        text = str(error.args[0] if error.args else error)
+        if isinstance(error, (AttributeError, KeyError)):  # a repr, of a repr
+            text = "no such setting: " + text.encode().decode("unicode_escape").replace("'", "")
         # An error inside the config file arrives as its whole traceback.
         print(f"error: {text.splitlines()[-1] if 'Traceback' in text else text}", file=sys.stderr)
         sys.exit(2)

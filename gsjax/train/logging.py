@@ -196,7 +196,8 @@ class RunLog:
     def _scalars(self, group: str, step: int, values: dict) -> None:
         if self._events is not None:
             for name, value in values.items():
-                self._events.add_scalar(f"{group}/{name}", value, step)
+                # TensorBoard's names have no '@'.
+                self._events.add_scalar(f"{group}/{name.replace('@', '_at_')}", value, step)
             self._events.flush()
 
     def close(self) -> None:
