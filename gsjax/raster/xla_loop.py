@@ -200,6 +200,7 @@ def _backward_images(spec):
 def _forward_image(spec, rows, depths, radii, lane):
     """rows [N, 6 + X] -> (color, transmittance, pairs, passes) and what the backward pass needs."""
     grid, size = spec.grid, spec.grid.tile_size
+    lane = binning.vary(lane, (rows, depths, radii))
     walk = binning.walk_order(rows[:, :2], rows[:, 2:5], rows[:, 5], depths, radii, grid)
     ranked, centers = rows[walk.order], passes.tile_centers(grid, lane, rows.dtype)
 
@@ -210,6 +211,7 @@ def _forward_image(spec, rows, depths, radii, lane):
 
     shape = (grid.num_tiles, rows.shape[1] - passes.GEOMETRY, size * size)
     state = passes.Forward(jnp.ones(shape[::2], rows.dtype), jnp.zeros(shape, rows.dtype))
+    state = binning.vary(state, walk)
     cursor, none = binning.start(walk, lane, grid), jnp.zeros(grid.num_tiles, jnp.int32)
     cursor, state, pairs, lists = one(cursor, none, state, jnp.int32(0))
     kept = walk, cursor, lists
@@ -218,7 +220,7 @@ def _forward_image(spec, rows, depths, radii, lane):
         cursor, state, pairs, count = carry
         return *one(cursor, passes.closed_tiles(state.signed), state, pairs)[:3], count + 1
 
-    carry = cursor, state, pairs, jnp.int32(1)
+    carry = cursor, state, pairs, binning.vary(jnp.int32(1), walk)
     carry = lax.while_loop(lambda c: c[0].rank < walk.num, again, carry)
     _, state, pairs, count = carry
     return (state.color, jnp.abs(state.signed), pairs, count), kept
@@ -235,7 +237,7 @@ def _backward_image(spec, rows, lane, color, transmittance, kept, color_bar, tra
         return passes.backward(ranked, lists, state, color_bar, centers, size, spec.max_alpha)
 
     state = passes.Backward(jnp.ones_like(transmittance), rest, jnp.zeros_like(rows))
-    state = one(lists, state)
+    state = one(lists, binning.vary(state, (walk, rest)))
 
     def again(carry):
         cursor, state = carry

@@ -95,13 +95,24 @@ def row(array: jax.Array, index: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(array, index, 0, keepdims=False)
 
 
+def vary(values, like):
+    """`values` as they are, typed to differ between the devices of a ``shard_map`` as `like` does.
+
+    A loop's state must have one type from start to end. Adding an integer zero made from `like` does
+    that with public operations only; XLA removes it.
+    """
+    firsts = [x.ravel()[0] for x in jax.tree.leaves(like) if x.size]
+    zero = sum((x == 0).astype(jnp.int32) for x in firsts) * 0
+    return jax.tree.map(lambda x: x + zero.astype(x.dtype), values)
+
+
 def depth_order(depths: jax.Array, indices: jax.Array, num: jax.Array) -> jax.Array:
     """Stable radix order: the first `num` of `indices` [N], sorted by depths[indices] as float32."""
     bits = lax.bitcast_convert_type(depths.astype(jnp.float32), jnp.uint32)
     sign = jnp.uint32(1 << 31)  # order of floats = order of these integers, negative ones included
     keys = jnp.where(bits >= sign, ~bits, bits | sign)[indices]
     live = (lax.iota(jnp.int32, indices.shape[0]) < num).astype(jnp.int32)
-    ranks = lax.iota(jnp.int32, indices.shape[0])
+    ranks = vary(lax.iota(jnp.int32, indices.shape[0]), indices)
     for shift in range(0, 32, _RADIX_BITS):
         digits = ((keys >> jnp.uint32(shift)) & jnp.uint32(2**_RADIX_BITS - 1)).astype(jnp.int32)
         counts = jnp.zeros(2**_RADIX_BITS, jnp.int32).at[digits].add(live)
@@ -113,7 +124,9 @@ def depth_order(depths: jax.Array, indices: jax.Array, num: jax.Array) -> jax.Ar
             return ends, put(out, ranks[i], ends[digit] - 1)
 
         starts = jnp.cumsum(counts) - counts
-        _, ranks = lax.fori_loop(jnp.int32(0), num, place, (starts, jnp.zeros_like(ranks)))
+        _, ranks = lax.fori_loop(
+            jnp.int32(0), num, place, (starts, vary(jnp.zeros_like(ranks), ranks))
+        )
     return indices[ranks]
 
 
@@ -155,9 +168,9 @@ def walk_order(means2d, conics, opacities, depths, radii, grid: Grid) -> Walk:
         count, out = state
         return count + visible[i], put(out, i, count)
 
-    num = jnp.int32(means2d.shape[0])
-    indices = jnp.zeros(means2d.shape[0], jnp.int32)
-    num, indices = lax.fori_loop(jnp.int32(0), num, compact, (jnp.int32(0), indices))
+    size = means2d.shape[0]
+    begin = vary((jnp.int32(0), jnp.zeros(size, jnp.int32)), visible)
+    num, indices = lax.fori_loop(jnp.int32(0), jnp.int32(size), compact, begin)
     order = depth_order(depths, indices, num)
     return Walk(rows[order], first[order], last[order], order, num)
 
@@ -253,12 +266,10 @@ def fill(
         rank = rank + done.astype(jnp.int32)
         return rank, jnp.where(done, _first_row(walk, rank, lane, grid), y), *state
 
-    empty = jnp.zeros(capacity + 1, jnp.int32)
-    zero = jnp.int32(0)
+    empty, zero = jnp.zeros(capacity + 1, jnp.int32), jnp.int32(0)
+    begin = (*cursor, zero, met, empty, empty, jnp.zeros_like(closed))
     rank, y, n, met, tiles, ranks, counts = lax.while_loop(
-        lambda s: (s[0] < walk.num) & (s[2] + across <= capacity),
-        gaussian,
-        (*cursor, zero, met, empty, empty, jnp.zeros_like(closed)),
+        lambda s: (s[0] < walk.num) & (s[2] + across <= capacity), gaussian, vary(begin, walk)
     )
     return Cursor(rank, y), _sort_by_tile(tiles, ranks, n, counts), met
 
@@ -273,6 +284,6 @@ def _sort_by_tile(tiles, ranks, num, counts):
         ends = put(ends, ends[tile] + 1, tile)
         return ends, put(out, ranks[i], ends[tile] - 1)
 
-    state = (offsets, jnp.zeros_like(ranks))
+    state = vary((offsets, jnp.zeros_like(ranks)), ranks)
     _, ranks = lax.fori_loop(jnp.int32(0), num, place, state)
     return Lists(ranks, jnp.concatenate([offsets, num[None]]))
