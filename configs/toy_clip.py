@@ -20,7 +20,7 @@ def get_config(arg=None):
     config.data.name = arg.data
     if arg.data == "procedural":
         # More objects than a run on procedural data has: their towers should know the kinds.
-        config.data.num_objects = 4096
+        config.data.num_objects = 1024
     config.model = ml_collections.ConfigDict(
         dict(
             dim=128,  # D of both embeddings
@@ -42,12 +42,12 @@ def get_config(arg=None):
             shift=0.08,
             gain=0.15,
             tint=0.05,
-            drop_word=0.1,
+            drop_word=0.2,
             drop_identity=0.3,
         )
     )
     config.loss.logit_scale_max = 4.6052  # ln 100: CLIP
-    config.optim.lr = 2e-3
+    config.optim.lr = 3e-3
     config.optim.wd = 0.05
     config.optim.betas = (0.9, 0.98)  # CLIP
     config.optim.clip = 1.0

@@ -60,6 +60,16 @@ class DecodedRecords:
         return record
 
 
+def phrases(captions: Sequence[str]) -> list[str]:
+    """All different captions and the parts that commas cut them into.
+
+    'a fence, wooden' also yields 'a fence' and 'wooden', so that what several objects share is
+    learned beside what sets one apart.
+    """
+    parts = [part.strip() for caption in captions for part in caption.split(",")]
+    return list(dict.fromkeys([*captions, *filter(None, parts)]))
+
+
 def picture_examples(
     records: Sequence[Mapping] | DecodedRecords,
     *,
@@ -77,14 +87,18 @@ def picture_examples(
         records: random access to records whose ``views`` are uint8 [V, S, S, 3].
         tokenize: caption -> ids.
         seed: of the draws.
-        train: draw view and caption anew for every step, or take the first of each.
+        train: draw a view and one of the :func:`phrases` anew for every step, or take the first
+            view and the first caption.
         with_text: also the field ``caption``, a ``str``; such examples cannot go to a device.
     """
 
     def pick(record, rng=None):
-        view = 0 if rng is None else int(rng.integers(len(record["views"])))
-        place = 0 if rng is None else int(rng.integers(len(record["captions"])))
-        caption = record["captions"][place]
+        if rng is None:
+            view, caption = 0, record["captions"][0]
+        else:
+            view = int(rng.integers(len(record["views"])))
+            known = phrases(record["captions"])
+            caption = known[int(rng.integers(len(known)))]
         text = {"caption": caption} if with_text else {}
         return {
             **text,

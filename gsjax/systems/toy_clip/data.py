@@ -34,7 +34,7 @@ def synthetic_batch(config: toy_towers.TowerConfig, size: int, seed: int = 0) ->
     for row in range(size):
         colour, (top, left) = rng.integers(0, 200, 3), rng.integers(0, side // 2, 2)
         view[row, top : top + side // 2, left : left + side // 2] = colour
-        captions.append(f"a square of shade {colour[0]} number {row}")
+        captions.append(f"square {row} of shade {colour[0]}")
     return {
         "index": np.arange(size, dtype=np.int32),
         "valid": np.ones(size, bool),
@@ -99,15 +99,16 @@ def augment_tokens(rng: jax.Array, tokens: jax.Array, *, drop_word, drop_identit
     Args:
         rng: key of this example.
         tokens: int32 [W, 1 + G].
-        drop_word: probability that a word disappears. The last word never does: captions end in
-            the noun or what sets the object apart, and none may end up empty.
+        drop_word: probability that a word disappears; the words behind it move up, so that a word
+            is known wherever it stands. A caption that would lose all its words loses none.
         drop_identity: probability that a word is known by its n-grams alone, which is how an
             unseen word is known. Words without n-grams keep their identity.
     """
     first, second = jax.random.split(rng)
     present = tokens[:, 0] > 0
-    last = jnp.arange(len(present)) == present.sum() - 1
-    keep = last | ~jax.random.bernoulli(first, drop_word, present.shape)
+    keep = present & ~jax.random.bernoulli(first, drop_word, present.shape)
+    keep = jnp.where(keep.any(), keep, present)
     forget = jax.random.bernoulli(second, drop_identity, present.shape) & (tokens[:, 1] > 0)
     tokens = tokens.at[:, 0].set(jnp.where(forget, 0, tokens[:, 0]))
-    return jnp.where(keep[:, None], tokens, 0)
+    order = jnp.argsort(~keep, stable=True)
+    return jnp.where(keep[order][:, None], tokens[order], 0)

@@ -39,15 +39,27 @@ def test_gain_keeps_white_white():
     assert abs(shaded[8, 8, 0] + 0.5) > 1e-3
 
 
-def test_words_are_forgotten_but_never_the_last():
-    tokens = tokenize.HashTokenizer(100, 6, 3)("a b tall red mug")
-    drop = functools.partial(data.augment_tokens, drop_word=1.0, drop_identity=0.0)
-    found = np.asarray(drop(jax.random.key(0), jnp.asarray(tokens)))
-    assert (found[4] == tokens[4]).all() and not found[:4].any() and not found[5].any()
-    forget = functools.partial(data.augment_tokens, drop_word=0.0, drop_identity=1.0)
-    found = np.asarray(forget(jax.random.key(0), jnp.asarray(tokens)))
-    assert (found[:, 1:] == tokens[:, 1:]).all()
-    assert (found[:2, 0] == tokens[:2, 0]).all() and not found[2:, 0].any()  # 'a' has no n-grams
+def _forget(tokens, **options):
+    options = dict(drop_word=0.0, drop_identity=0.0) | options
+    forget = jax.jit(jax.vmap(functools.partial(data.augment_tokens, **options), (0, None)))
+    return np.asarray(forget(jax.random.split(jax.random.key(0), 50), jnp.asarray(tokens)))
+
+
+def test_words_are_forgotten_and_the_others_move_up():
+    tokens = tokenize.HashTokenizer(1000, 6, 3)("a b tall red mug")
+    rows = [row.tolist() for row in tokens[:5]]
+    for found in _forget(tokens, drop_word=0.5):
+        kept = [row.tolist() for row in found if row.any()]
+        assert kept and found[: len(kept)].any(axis=1).all()  # never empty, no gaps
+        assert [row for row in rows if row in kept] == kept  # in their order
+    assert (_forget(tokens, drop_word=1.0) == tokens).all()
+
+
+def test_words_may_be_known_by_their_ngrams_alone():
+    tokens = tokenize.HashTokenizer(1000, 6, 3)("a b tall red mug")
+    for found in _forget(tokens, drop_identity=1.0):
+        assert (found[:, 1:] == tokens[:, 1:]).all()
+        assert (found[:2, 0] == tokens[:2, 0]).all() and not found[2:, 0].any()
 
 
 def _records(count=3, views=4):
@@ -77,6 +89,12 @@ def test_examples_take_the_first_view_and_caption_in_evaluation():
     drawn = train.repeat(20)
     assert {int(drawn[3 * k]["view"][0, 0, 0]) for k in range(20)} == {0, 1, 2, 3}
     assert "caption" not in drawn[0]
+
+
+def test_phrases_are_captions_and_what_commas_part():
+    captions = ["a fence", "a fence, wooden", "a 3D model of a fence, a kind of wall"]
+    expected = [*captions, "wooden", "a 3D model of a fence", "a kind of wall"]
+    assert pictures.phrases(captions) == expected
 
 
 def test_decoded_pictures_are_kept_within_the_bound():
