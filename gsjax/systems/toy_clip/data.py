@@ -69,7 +69,9 @@ def examples(
     )
 
 
-def augment_picture(rng: jax.Array, pixels: jax.Array, *, zoom, shift, gain, tint) -> jax.Array:
+def augment_picture(
+    rng: jax.Array, pixels: jax.Array, *, zoom, shift, gain, tint, grey
+) -> jax.Array:
     """Zooms, shifts and shades one picture; what comes in at the border is white.
 
     Args:
@@ -78,9 +80,10 @@ def augment_picture(rng: jax.Array, pixels: jax.Array, *, zoom, shift, gain, tin
         zoom: largest relative change of size, e.g. 0.15 for 0.85 .. 1.15.
         shift: largest shift, as a share of the side.
         gain: largest relative change of the distance from white, all channels alike.
-        tint: the same for each channel on its own; small, since captions name colours.
+        tint: the same for each channel on its own; small where captions name colours.
+        grey: probability that the picture loses its colours.
     """
-    keys = jax.random.split(rng, 4)
+    keys = jax.random.split(rng, 5)
     side = pixels.shape[0]
     scale = 1.0 + zoom * jax.random.uniform(keys[0], (2,), pixels.dtype, -1, 1)
     move = side * shift * jax.random.uniform(keys[1], (2,), pixels.dtype, -1, 1)
@@ -88,6 +91,8 @@ def augment_picture(rng: jax.Array, pixels: jax.Array, *, zoom, shift, gain, tin
     ink = jax.image.scale_and_translate(
         1.0 - pixels, pixels.shape, (0, 1), scale, move, method="linear", antialias=False
     )
+    fade = jax.random.bernoulli(keys[4], grey)
+    ink = jnp.where(fade, ink.mean(axis=-1, keepdims=True), ink)
     factor = 1.0 + gain * jax.random.uniform(keys[2], (1,), pixels.dtype, -1, 1)
     factor = factor * (1.0 + tint * jax.random.uniform(keys[3], (3,), pixels.dtype, -1, 1))
     return jnp.clip(1.0 - factor * ink, -1.0, 1.0)

@@ -102,8 +102,8 @@ def _loss(net: model.Pair, config, variables, batch, rng, train: bool):
         keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(batch["index"])
         keys = jax.vmap(jax.random.split)(keys)
         options = config.augment
-        picture = dict(zoom=options.zoom, shift=options.shift, gain=options.gain, tint=options.tint)
-        words = dict(drop_word=options.drop_word, drop_identity=options.drop_identity)
+        picture = {name: options[name] for name in ("zoom", "shift", "gain", "tint", "grey")}
+        words = {name: options[name] for name in ("drop_word", "drop_identity")}
         pixels = jax.vmap(lambda k, x: data.augment_picture(k, x, **picture))(keys[:, 0], pixels)
         tokens = jax.vmap(lambda k, x: data.augment_tokens(k, x, **words))(keys[:, 1], tokens)
     images, texts, logit_scale = net.apply(variables, pixels, tokens)

@@ -17,7 +17,7 @@ def _square(side=16):
 
 
 def _augment(key, pixels, **options):
-    options = dict(zoom=0.0, shift=0.0, gain=0.0, tint=0.0) | options
+    options = dict(zoom=0.0, shift=0.0, gain=0.0, tint=0.0, grey=0.0) | options
     augment = functools.partial(data.augment_picture, **options)
     return np.asarray(jax.jit(augment)(jax.random.key(key), pixels))
 
@@ -37,6 +37,13 @@ def test_gain_keeps_white_white():
     shaded = _augment(2, _square(), gain=0.5)
     np.testing.assert_allclose(shaded[0, 0], 1.0)
     assert abs(shaded[8, 8, 0] + 0.5) > 1e-3
+
+
+def test_grey_keeps_the_ink_and_drops_the_colour():
+    pixels = _square().at[4:12, 4:12, 0].set(0.7)
+    found = _augment(3, pixels, grey=1.0)
+    np.testing.assert_allclose(found[8, 8], -0.1, atol=1e-6)
+    np.testing.assert_allclose(found[0, 0], 1.0)
 
 
 def _forget(tokens, **options):
