@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from gsjax.data import features, loader
 
 _SIDE = 96  # pixels of a view
-_TEXT = 420  # pixels of the caption column
+_TEXT = 440  # pixels of the caption column
 _LINE = 15
 _RIGHT, _WRONG, _INK = (0, 120, 40), (110, 110, 110), (20, 20, 20)
 
