@@ -26,6 +26,7 @@ def check(folder: pathlib.Path, picture: bool = True) -> str:
     first, last = quarters(losses)
     assert last < first, f"{folder}: loss did not fall: {first:.4f} -> {last:.4f}"
     steps = [p for p in (folder / "checkpoints").iterdir() if p.name.isdigit()]
+    steps.sort(key=lambda p: int(p.name))
     assert steps, f"{folder}: no checkpoint"
     for name in ("config.json", "versions.json"):
         json.loads((folder / name).read_text())
