@@ -89,41 +89,126 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 
-@pytest.mark.slow
-def test_killed_at_ten_random_moments_a_run_ends_bit_for_bit_the_same(tmp_path):
-    """Kill -9 in start-up, compilation, steps, saves and evaluations."""
-    options = (
-        "train.num_steps=60", "train.save_every=3", "train.eval_every=10",
-        "batches=10", "width=512",
-    )  # fmt: skip
-    expected = tmp_path / "whole"
-    began = time.monotonic()
-    assert finish(processes.start(expected, *options, log=tmp_path / "log")) == 0
-    lasts = time.monotonic() - began
-    workdir, draw, moments = tmp_path / "killed", random.Random(0), []
-    while len(moments) < 10:
-        run = processes.start(workdir, *options, log=tmp_path / "log")
-        # Half of the kills fall into the first third, where importing and compiling are.
-        moments.append(draw.uniform(0.1, 1.0 if len(moments) % 2 else 0.35) * 0.8 * lasts)
-        try:
-            run.wait(timeout=moments[-1])
-            assert run.returncode == 0
-            shutil.rmtree(workdir)  # it was done before the kill: once more from the start
-        except subprocess.TimeoutExpired:
-            os.kill(run.pid, signal.SIGKILL)
-            run.wait()
-    assert finish(processes.start(workdir, *options, log=tmp_path / "log"), tmp_path / "log") == 0
-    assert processes.digests(workdir, 60) == processes.digests(expected, 60)
+PHASES = ["start", "compile", "step", "save", "evaluation"]
+
+
+def kill_in(phase, draw, run, workdir, log, eval_every):
+    """Kills a run in one of its phases, a random moment after the phase was seen to begin."""
+    seen = len(text_of(log))
+
+    def said(*texts):
+        new = text_of(log)[seen:]
+        return any(text in new for text in texts)
+
+    def begun():
+        if phase == "start" or run.poll() is not None:
+            return True
+        if phase == "compile":
+            return said("parameters on")
+        if phase == "step":
+            return said(" loss ")
+        if phase == "save":
+            return any(p.name.endswith("-tmp") for p in (workdir / "checkpoints").glob("*"))
+        return said(*(f"step {k * eval_every} loss" for k in range(1, 100)))
+
+    wait_for(begun, phase, 240)
+    longest = {"start": 3.0, "compile": 3.0, "step": 0.5, "save": 0.1, "evaluation": 0.4}[phase]
+    try:
+        run.wait(timeout=draw.uniform(0, longest))
+    except subprocess.TimeoutExpired:
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+    return run.returncode == -signal.SIGKILL
+
+
+def assert_kills_change_nothing(tmp_path, begin, *, steps, eval_every):
+    """``begin(workdir, log)`` starts a run; ten kills, two in each phase."""
+    log, expected, workdir = tmp_path / "log", tmp_path / "whole", tmp_path / "killed"
+    assert finish(begin(expected, log), log) == 0
+    draw, killed = random.Random(0), []
+    phases = PHASES * 2
+    draw.shuffle(phases)
+    while phases:
+        if kill_in(phases[-1], draw, begin(workdir, log), workdir, log, eval_every):
+            killed.append(phases.pop())
+        else:  # it was done before: once more from the start
+            shutil.rmtree(workdir)
+    assert finish(begin(workdir, log), log) == 0
+    assert len(killed) == 10
+    assert processes.digests(workdir, steps) == processes.digests(expected, steps)
     assert processes.losses(workdir) == processes.losses(expected)
     reports = [json.loads((w / "eval.json").read_text()) for w in (workdir, expected)]
     assert reports[0] == reports[1]
+
+
+@pytest.mark.slow
+def test_killed_ten_times_a_run_ends_bit_for_bit_the_same(tmp_path):
+    """Kill -9 at random moments of start-up, compilation, steps, saves and evaluations."""
+    options = (
+        "train.num_steps=200", "train.save_every=3", "train.eval_every=10",
+        "batches=10", "width=512",
+    )  # fmt: skip
+    assert_kills_change_nothing(
+        tmp_path,
+        lambda workdir, log: processes.start(workdir, *options, log=log),
+        steps=200,
+        eval_every=10,
+    )
+
+
+CLIP_GS = (
+    sys.executable, "main.py", "--config=configs/clip_gs.py:quick", "--config.data.name=synthetic",
+    "--config.data.num_objects=64", "--config.train.log_every=1",
+)  # fmt: skip
+
+
+def clip_gs(workdir, log, *options):
+    """Starts main.py on CLIP-GS with objects made in memory."""
+    settings = (f"--workdir={workdir}", *(f"--config.{o}" for o in options))
+    return processes.start(workdir, *settings, command=CLIP_GS, log=log)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_clip_gs_ends_bit_for_bit_the_same(tmp_path):
+    options = ("train.num_steps=60", "train.save_every=5", "train.eval_every=10")
+    assert_kills_change_nothing(
+        tmp_path,
+        lambda workdir, log: clip_gs(workdir, log, *options),
+        steps=60,
+        eval_every=10,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_clip_gs_like_one(tmp_path):
+    """Through the launcher; then one process goes on from what two wrote."""
+    options = (
+        "train.save_every=5",
+        "train.num_steps=5",
+        "optim.schedule=constant",
+        "eval.show=False",
+    )
+    settings = [*CLIP_GS[2:], *(f"--config.{o}" for o in options), "--config.eval.evaluators={}"]
+    pair = launch(2, *settings, f"--workdir={tmp_path}/pair", PYTHON=sys.executable)
+    assert pair.returncode == 0, pair.stderr[-3000:]
+    log = tmp_path / "log"
+    assert finish(clip_gs(tmp_path / "one", log, *options, "eval.evaluators={}"), log) == 0
+    found, expected = processes.losses(tmp_path / "pair"), processes.losses(tmp_path / "one")
+    assert list(found) == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    more = ("train.num_steps=8", *options[2:], "eval.evaluators={}")
+    for name in ("pair", "one"):
+        assert finish(clip_gs(tmp_path / name, log, *more), log) == 0
+    found, expected = processes.losses(tmp_path / "pair"), processes.losses(tmp_path / "one")
+    assert list(found) == list(range(1, 9))
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
 
 
 def launch(*arguments, **environment):
     return subprocess.run(
         ["bash", str(processes.ROOT / "launch" / "local.sh"), *map(str, arguments)],
         env={**processes.environment(), **environment},
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=400,
     )  # fmt: skip
 
 
