@@ -114,6 +114,30 @@ def blend_lane(splats, features, lane, grid, capacity, max_alpha):
     return color, transmittance, stats
 
 
+def tile_lists(
+    splats: projection.Splats,
+    *,
+    width: int,
+    height: int,
+    tile_size: int | None = None,
+    capacity: int | None = None,
+) -> tuple[binning.Lists, jax.Array, jax.Array]:
+    """Binning alone, of one image (no leading axis): the first pass of `blend`.
+
+    Returns:
+      Lists of ranks by tile, order int32 [N] (rank -> Gaussian), and the number of pairs.
+    """
+    grid = binning.Grid(width, height, DEFAULT_TILE_SIZE if tile_size is None else tile_size)
+    if capacity is None:
+        num = splats.means2d.shape[0]
+        capacity = default_capacity(num, width, height, grid.tile_size)
+    walk = binning.walk_order(*splats[:3], splats.depths, splats.radii, grid)
+    cursor, lane = binning.start(walk, jnp.int32(0), grid), jnp.int32(0)
+    closed, capacity = jnp.zeros(grid.num_tiles, jnp.int32), max(capacity, grid.across)
+    _, lists, pairs = binning.fill(walk, cursor, closed, lane, grid, capacity, jnp.int32(0))
+    return lists, walk.order, pairs
+
+
 def from_tiles(color, transmittance, grid):
     """Lanes of tiles to images: [I, L, T, X, P] -> [I, H, W, X] and [I, L, T, P] -> [I, H, W]."""
     size = grid.tile_size
