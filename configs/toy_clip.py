@@ -19,7 +19,7 @@ def get_config(arg=None):
     config = common.base("toy_clip")
     config.data.name = arg.data
     if arg.data == "procedural":
-        # More objects than a run on procedural data has: their towers should know the kinds.
+        # More objects than a run on procedural data needs: the towers should know the kinds.
         config.data.num_objects = 1024
     config.model = ml_collections.ConfigDict(
         dict(
@@ -56,9 +56,9 @@ def get_config(arg=None):
     config.optim.betas = (0.9, 0.98)  # CLIP
     config.optim.clip = 1.0
     config.train.batch_size = 128
-    config.train.num_steps = 1600
+    config.train.num_steps = 1200 if arg.data == "objects_cc0" else 1000
     config.train.log_every = 20
-    config.train.save_every = 400
+    config.train.save_every = 200
     config.eval.split = "test"
     config.eval.evaluators = dict(image_text=dict(split="test", ks=(1, 5, 10)))
     if arg.quick:
