@@ -81,9 +81,9 @@ def test_only_the_gaussian_branch_sees_the_order():
 
 
 def test_padded_gaussians_do_not_change_the_embedding():
-    cfg, values, batch = tiny.config(), tiny.moved(tiny.variables()), tiny.batch(3)
+    cfg, values, batch = tiny.config(), tiny.moved(tiny.variables()), tiny.batch(4)
     keep = np.arange(256) < 150
-    short = {**batch, "mask": np.broadcast_to(keep, (3, 256))}
+    short = {**batch, "mask": np.broadcast_to(keep, (4, 256))}
     garbage = dict(short)
     for name in ("means", "quats", "log_scales", "logit_opacities", "sh0"):
         garbage[name] = np.array(batch[name])
@@ -94,7 +94,7 @@ def test_padded_gaussians_do_not_change_the_embedding():
 
 
 def test_bfloat16_stays_close_and_keeps_float32_parameters():
-    values, batch = tiny.moved(tiny.variables()), tiny.batch(8)
+    values, batch = tiny.moved(tiny.variables()), tiny.batch(4)
     half = tiny.features(tiny.config(model__dtype="bfloat16"), values, batch)
     full = tiny.features(tiny.config(), values, batch)
     assert float(jnp.sum(contrastive.unit(half) * contrastive.unit(full), -1).min()) > 0.99

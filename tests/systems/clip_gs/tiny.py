@@ -9,6 +9,8 @@ from configs import clip_gs
 from gsjax.systems import base
 from gsjax.systems.clip_gs import model
 
+_COMPILED = {}
+
 
 def config(**overrides):
     """The quick config on synthetic objects; ``block__field=value`` overrides."""
@@ -58,9 +60,12 @@ def gradient():
 
 
 def features(cfg, values, inputs):
-    """Inference-mode embeddings [B, D]."""
-    module = model.build(cfg)
-    return jax.jit(lambda v, b: module.apply(v, model.patchify(b, cfg))[0])(values, inputs)
+    """Inference-mode embeddings [B, D]; one compilation for each config and batch size."""
+    key = cfg.to_json_best_effort()
+    if key not in _COMPILED:
+        module = model.build(cfg)
+        _COMPILED[key] = jax.jit(lambda v, b: module.apply(v, model.patchify(b, cfg))[0])
+    return _COMPILED[key](values, inputs)
 
 
 def moved(values, seed=1, scale=0.1):
