@@ -303,54 +303,73 @@ def _check_digests(tree, expected: dict[str, str]) -> None:
         raise DamagedCheckpoint(f"checksum differs in {', '.join(wrong[:5])} ({len(wrong)} arrays)")
 
 
-def find(path) -> epath.Path:
-    """Folder of one checkpoint, given it, its run folder or the ``checkpoints`` folder.
+def find(path) -> list[epath.Path]:
+    """Folders of checkpoints, newest first, given one, its run folder or the ``checkpoints`` folder.
 
     Raises:
         ValueError: there is none.
     """
     path = epath.Path(path)
     for root in (path / FOLDER, path):
-        if not root.is_dir():
-            continue
-        steps = [int(p.name) for p in root.iterdir() if p.name.isdigit()]
-        if steps:
-            return root / str(max(steps))
+        if root.is_dir():
+            steps = sorted((int(p.name) for p in root.iterdir() if p.name.isdigit()), reverse=True)
+            if steps:
+                return [root / str(step) for step in steps]
     if path.name.isdigit() and path.is_dir():
-        return path
+        return [path]
     raise ValueError(
         f"{path}: no checkpoint found; give a run folder (with {FOLDER}/ in it) or one checkpoint"
     )
 
 
-def load_variables(path, abstract_variables) -> tuple[dict[str, jax.Array], list[str]]:
-    """Variables from another run, those whose path and shape fit. Averaged parameters are preferred.
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """Variables out of another run's checkpoint.
+
+    Attributes:
+        step: of the checkpoint.
+        arrays: {path: array} of what fits the model.
+        missing: paths of the model that were not found.
+    """
+
+    step: int
+    arrays: dict[str, jax.Array]
+    missing: list[str]
+
+
+def load_variables(path, abstract_variables) -> Loaded:
+    """Variables of another run, those whose path and shape fit; averaged parameters are preferred.
+
+    Takes the newest sound checkpoint; damaged ones are logged and passed over.
 
     Args:
         path: as :func:`find` takes it.
         abstract_variables: ShapeDtypeStructs with shardings.
 
-    Returns:
-        ({path: array} of what fits, paths of what does not).
-
     Raises:
-        ValueError: no checkpoint, a damaged one, or nothing fits.
+        ValueError: no sound checkpoint, or nothing in it fits.
     """
-    folder = find(path)
-    try:
-        meta = read_meta(folder)
-        sources = _sources(abstract_variables, meta["leaves"])
-        wanted = state_lib.flat(abstract_variables)
-        if not sources:
-            raise ValueError(f"{folder}: none of its arrays fits a parameter of this model")
-        leaves = {source: _as_saved(wanted[p], meta["leaves"][source]) for p, source in sources}
-        loaded = _load(folder, {"state": state_lib.nested(leaves)}, partial=True)
-        found = state_lib.flat(loaded["state"])
-        _check_digests(found, {p: meta["digests"][p] for p in found})
-    except DamagedCheckpoint as error:
-        raise ValueError(f"{folder}: the checkpoint is damaged: {error}") from error
-    result = {p: found[source].astype(wanted[p].dtype) for p, source in sources}
-    return result, sorted(wanted.keys() - result.keys())
+    folders = find(path)
+    for folder in folders:
+        try:
+            return _load_variables(folder, abstract_variables)
+        except DamagedCheckpoint as error:
+            logging.error("%s is damaged and passed over: %s", folder, error)
+    raise ValueError(f"{path}: all {len(folders)} checkpoint(s) are damaged; the log says how")
+
+
+def _load_variables(folder, abstract_variables) -> Loaded:
+    meta = read_meta(folder)
+    sources = _sources(abstract_variables, meta["leaves"])
+    wanted = state_lib.flat(abstract_variables)
+    if not sources:
+        raise ValueError(f"{folder}: none of its arrays fits a parameter of this model")
+    leaves = {source: _as_saved(wanted[p], meta["leaves"][source]) for p, source in sources}
+    loaded = _load(folder, {"state": state_lib.nested(leaves)}, partial=True)
+    found = state_lib.flat(loaded["state"])
+    _check_digests(found, {p: meta["digests"][p] for p in found})
+    arrays = {p: found[source].astype(wanted[p].dtype) for p, source in sources}
+    return Loaded(meta["step"], arrays, sorted(wanted.keys() - arrays.keys()))
 
 
 def _as_saved(struct, layout):

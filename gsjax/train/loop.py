@@ -154,12 +154,11 @@ def _start(setup: _Setup, checkpoints):
         return restored.state, restored.data
     loaded = {}
     if setup.config.init_from:
-        loaded, missing = checkpoint.load_variables(
-            setup.config.init_from, _abstract_variables(setup)
-        )
+        source = checkpoint.load_variables(setup.config.init_from, _abstract_variables(setup))
+        loaded = source.arrays
         logging.info("%d arrays from %s", len(loaded), setup.config.init_from)
-        if missing:
-            logging.warning("initialised instead of loaded: %s", ", ".join(missing))
+        if source.missing:
+            logging.warning("initialised instead of loaded: %s", ", ".join(source.missing))
 
     def init(key, loaded):
         fresh = setup.system.init(key)
@@ -294,14 +293,16 @@ def load_for_inference(config, source, system: base.System) -> base.Variables:
     """
     with preemption.Preemption() as stop:
         setup = _set_up(config, epath.Path(source), system, stop)
-    return _load_all(source, _abstract_variables(setup))
+    return _load_all(source, _abstract_variables(setup))[1]
 
 
 def _load_all(source, abstract):
-    loaded, missing = checkpoint.load_variables(source, abstract)
-    if missing:
-        raise ValueError(f"{source}: arrays of this model are missing: {', '.join(missing)}")
-    return state_lib.refill(abstract, loaded)
+    """(step, variables); every array must be there."""
+    loaded = checkpoint.load_variables(source, abstract)
+    if loaded.missing:
+        names = ", ".join(loaded.missing)
+        raise ValueError(f"{source}: arrays of this model are missing: {names}")
+    return loaded.step, state_lib.refill(abstract, loaded.arrays)
 
 
 def _evaluator(name: str):
@@ -319,8 +320,7 @@ def _evaluate(setup: _Setup) -> dict[str, float]:
     source = setup.config.init_from or setup.workdir
     abstract = _abstract_variables(setup)
     with jax.set_mesh(setup.mesh):
-        variables = _load_all(source, abstract)
-        step = int(checkpoint.find(source).name)
+        step, variables = _load_all(source, abstract)
         log = logs.RunLog(setup.workdir, num_steps=0, batch_size=0, start=None)
         try:
             results = evaluate(setup.config, setup.system, variables, setup.mesh, setup.stop)

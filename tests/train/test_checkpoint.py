@@ -150,11 +150,22 @@ def test_another_models_checkpoint_is_refused_and_left_alone(tmp_path):
 def test_variables_that_fit_are_loaded_and_the_others_named(tmp_path):
     write(tmp_path, steps=(5,))
     model = {"params": {"a": {"kernel": jnp.zeros((64, 64))}, "b": jnp.zeros(4), "c": jnp.ones(1)}}
-    loaded, missing = checkpoint.load_variables(tmp_path, abstract(model))
-    np.testing.assert_array_equal(loaded["params/a/kernel"], tree(5.0)["params"]["a"]["kernel"])
-    assert missing == ["params/b", "params/c"]
-    same, _ = checkpoint.load_variables(tmp_path / "checkpoints" / "5", abstract(model))
-    assert list(same) == list(loaded)
+    found = checkpoint.load_variables(tmp_path, abstract(model))
+    expected = tree(5.0)["params"]["a"]["kernel"]
+    np.testing.assert_array_equal(found.arrays["params/a/kernel"], expected)
+    assert found.step == 5 and found.missing == ["params/b", "params/c"]
+    same = checkpoint.load_variables(tmp_path / "checkpoints" / "5", abstract(model))
+    assert list(same.arrays) == list(found.arrays)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_warm_start_passes_over_a_damaged_checkpoint(tmp_path):
+    write(tmp_path, steps=(1, 2))
+    data_file(tmp_path, 2).write_bytes(b"")
+    model = abstract({"params": tree()["params"]})
+    assert checkpoint.load_variables(tmp_path, model).step == 1
+    with pytest.raises(ValueError, match="all 1 checkpoint.* damaged"):
+        checkpoint.load_variables(tmp_path / "checkpoints" / "2", model)
 
 
 def test_warm_start_refuses_what_is_not_there(tmp_path):

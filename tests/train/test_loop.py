@@ -17,7 +17,7 @@ def params_of(workdir):
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     mesh = sharding.make_mesh(1, 1)
     abstract = sharding.abstract(shapes, sharding.of_state(mesh, shapes))
-    return checkpoint.load_variables(workdir, abstract)[0]
+    return checkpoint.load_variables(workdir, abstract).arrays
 
 
 def run(workdir, system=None, **overrides):
