@@ -14,9 +14,7 @@ _HOME = {
     "Gaussians": "gsjax.core.gaussians",
     "RawGaussians": "gsjax.core.gaussians",
 }
-_SUBPACKAGES = (
-    "cli core data evals io losses metrics models raster runtime systems train".split()
-)
+_SUBPACKAGES = "cli core data evals io losses metrics models raster runtime systems train".split()
 
 __all__ = ["__version__", *_HOME]
 
