@@ -1,7 +1,7 @@
 """Runs the tiny system as main.py runs a real one: python run_tiny.py WORKDIR [name=value ...]
 
-Takes ``--coordinator_address``-like settings as ``address= processes= id=`` and prints a line for
-every phase, so that a test can act in the middle of one.
+``address= processes= id=`` join several processes, ``width=`` is the system's, ``batches=`` the
+length of the evaluation; anything else is a setting like ``train.num_steps=5``.
 """
 
 import sys

@@ -206,7 +206,7 @@ def test_pictures_are_drawn_from_host_copies(tmp_path):
     assert (tmp_path / "pictures" / "a.png").exists()
 
 
-def test_the_last_word_of_a_profile_window(tmp_path):
+def test_a_profile_window_is_written(tmp_path):
     run(tmp_path, train__num_steps=3, train__profile__start_step=1, train__profile__num_steps=1)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 

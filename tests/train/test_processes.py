@@ -238,3 +238,23 @@ def test_the_launcher_starts_again_after_42_and_after_deaths_but_not_after_mista
     assert codes("1,1,1") == (1, 2)
     assert codes("2,0") == (2, 1)
     assert launch("two").returncode == 2
+
+
+@pytest.mark.parametrize("code, requeued", [(42, True), (1, False), (0, False)])
+def test_the_slurm_script_requeues_after_42_only(tmp_path, code, requeued):
+    """With stand-ins for srun and scontrol."""
+    notes = tmp_path / "notes"
+    for name, text in {
+        "srun": f'echo "$@" >> {notes}; exit {code}',
+        "scontrol": f"echo {{}} >> {notes}",
+    }.items():
+        script = tmp_path / name
+        script.write_text("#!/bin/sh\n" + text.format('"$@"') + "\n")
+        script.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    env["SLURM_SUBMIT_DIR"] = str(processes.ROOT)
+    script = processes.ROOT / "launch" / "slurm" / "train.sbatch"
+    done = subprocess.run(["bash", script, "--config=c.py"], env=env, capture_output=True)
+    assert done.returncode == code
+    assert "main.py --config=c.py" in notes.read_text()
+    assert ("requeue 7" in notes.read_text()) == requeued

@@ -40,7 +40,7 @@ def logits_of(params, x):
 
 
 def build(*, width: int = 32, noise: float = 0.05, poison: int = -1, poisons: int = 0):
-    """The system; examples with y == ``poison`` make ``poisons`` kinds of loss NaN."""
+    """The system; examples whose index is ``poison`` modulo ``poisons`` (if any) lose NaN."""
 
     def init(rng):
         a, b = jax.random.split(rng)
