@@ -244,12 +244,10 @@ def test_the_launcher_starts_again_after_42_and_after_deaths_but_not_after_mista
 def test_the_slurm_script_requeues_after_42_only(tmp_path, code, requeued):
     """With stand-ins for srun and scontrol."""
     notes = tmp_path / "notes"
-    for name, text in {
-        "srun": f'echo "$@" >> {notes}; exit {code}',
-        "scontrol": f"echo {{}} >> {notes}",
-    }.items():
+    commands = {"srun": f"exit {code}", "scontrol": "exit 0"}
+    for name, ending in commands.items():
         script = tmp_path / name
-        script.write_text("#!/bin/sh\n" + text.format('"$@"') + "\n")
+        script.write_text(f'#!/bin/sh\necho "$@" >> {notes}\n{ending}\n')
         script.chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
     env["SLURM_SUBMIT_DIR"] = str(processes.ROOT)
