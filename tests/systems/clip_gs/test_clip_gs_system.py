@@ -92,7 +92,7 @@ def test_eight_devices_give_the_gradients_of_one():
 
             return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
-        (found, found_new), found_grads = jax.jit(fn)(params, jax.device_put(batch, spec))
+        (found, found_new), found_grads = tiny.quick_jit(fn)(params, jax.device_put(batch, spec))
     np.testing.assert_allclose(found, loss, rtol=1e-5)
     norm = float(optax.global_norm(grads))
     for x, y in zip(jax.tree.leaves(found_grads), jax.tree.leaves(grads), strict=True):
