@@ -49,8 +49,11 @@ def get_config(arg=None):
     )
     if arg.data == "objects_cc0":
         # Its captions seldom name colours, and colour tells the maker apart better than the kind.
-        config.augment.update(dict(tint=0.2, grey=0.2))
+        config.augment.update(dict(tint=0.2, grey=0.1))
     config.loss.logit_scale_max = 4.6052  # ln 100: CLIP
+    # 'caption': all texts but equal ones are negatives; 'phrases': all that do not describe the
+    # object, which makes for better names of kinds and worse names of single objects.
+    config.loss.negatives = "phrases" if arg.data == "objects_cc0" else "caption"
     config.optim.lr = 3e-3
     config.optim.wd = 0.05
     config.optim.betas = (0.9, 0.98)  # CLIP

@@ -11,8 +11,12 @@ import grain
 import numpy as np
 
 from gsjax.data import embeddings, features, store
+from gsjax.models import tokenize as tokenize_lib
 
 FIELDS = ("index", "uid", "category", "captions", "views")
+MAX_CONTENTS = 10  # different contents of an object's phrases; further ones are not listed
+# Words by which captions of equal content differ.
+_FILLERS = frozenset("a an the of this that is with and kind 3d low poly model".split())
 
 
 class DecodedRecords:
@@ -70,6 +74,12 @@ def phrases(captions: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*captions, *filter(None, parts)]))
 
 
+def content_hash(phrase: str) -> int:
+    """CRC-32 of a phrase's words without fillers: equal for 'fence' and 'a 3D model of a fence'."""
+    words = tokenize_lib.words(phrase)
+    return embeddings.caption_hash(" ".join([w for w in words if w not in _FILLERS] or words))
+
+
 def picture_examples(
     records: Sequence[Mapping] | DecodedRecords,
     *,
@@ -81,7 +91,9 @@ def picture_examples(
     """Examples of a picture and a caption, in the order of ``records``.
 
     Fields: ``index`` int32 [], ``valid`` bool [] (True), ``category`` int32 [], ``view`` uint8
-    [S, S, 3], ``tokens`` int32 (the tokenizer's shape), ``caption_hash`` uint32 [].
+    [S, S, 3], ``tokens`` int32 (the tokenizer's shape), ``caption_hash`` uint32 [], ``content``
+    uint32 [], the :func:`content_hash` of the caption, and ``contents`` uint32 [MAX_CONTENTS],
+    those of all the object's phrases, the first one repeated at the end.
 
     Args:
         records: random access to records whose ``views`` are uint8 [V, S, S, 3].
@@ -93,12 +105,14 @@ def picture_examples(
     """
 
     def pick(record, rng=None):
+        known = phrases(record["captions"])
         if rng is None:
             view, caption = 0, record["captions"][0]
         else:
             view = int(rng.integers(len(record["views"])))
-            known = phrases(record["captions"])
             caption = known[int(rng.integers(len(known)))]
+        contents = list(dict.fromkeys(content_hash(phrase) for phrase in known))[:MAX_CONTENTS]
+        contents += [contents[0]] * (MAX_CONTENTS - len(contents))
         text = {"caption": caption} if with_text else {}
         return {
             **text,
@@ -108,6 +122,8 @@ def picture_examples(
             "view": record["views"][view],
             "tokens": tokenize(caption),
             "caption_hash": np.uint32(embeddings.caption_hash(caption)),
+            "content": np.uint32(content_hash(caption)),
+            "contents": np.asarray(contents, np.uint32),
         }
 
     dataset = grain.MapDataset.source(records)

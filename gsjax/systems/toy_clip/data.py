@@ -13,7 +13,8 @@ _PICTURE_MEMORY = 1 << 30
 
 def batch_spec(config: toy_towers.TowerConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """One example: ``view`` uint8 [S, S, 3], ``tokens`` int32 [W, 1 + G], ``category`` int32 [],
-    ``caption_hash`` uint32 [], ``index`` int32 [], ``valid`` bool []."""
+    ``caption_hash`` and ``content`` uint32 [], ``contents`` uint32 [P], ``index`` int32 [],
+    ``valid`` bool []; see ``data.pictures``."""
     size = config.image_size
     return {
         "index": jax.ShapeDtypeStruct((), jnp.int32),
@@ -22,6 +23,8 @@ def batch_spec(config: toy_towers.TowerConfig) -> dict[str, jax.ShapeDtypeStruct
         "view": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8),
         "tokens": jax.ShapeDtypeStruct(config.tokenizer.shape, jnp.int32),
         "caption_hash": jax.ShapeDtypeStruct((), jnp.uint32),
+        "content": jax.ShapeDtypeStruct((), jnp.uint32),
+        "contents": jax.ShapeDtypeStruct((pictures.MAX_CONTENTS,), jnp.uint32),
     }
 
 
@@ -42,6 +45,8 @@ def synthetic_batch(config: toy_towers.TowerConfig, size: int, seed: int = 0) ->
         "view": view,
         "tokens": config.tokenizer(captions),
         "caption_hash": np.arange(size, dtype=np.uint32),
+        "content": np.arange(size, dtype=np.uint32),
+        "contents": np.arange(size, dtype=np.uint32)[:, None].repeat(pictures.MAX_CONTENTS, 1),
     }
 
 

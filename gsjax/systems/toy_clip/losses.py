@@ -1,9 +1,11 @@
-"""The loss of the pair: symmetric InfoNCE over the global batch."""
+"""The losses of the pair: symmetric InfoNCE over the global batch, in two readings of a negative."""
 
 import jax
 import jax.numpy as jnp
 
 from gsjax.losses import contrastive
+
+NEGATIVES = ("caption", "phrases")
 
 
 def pair_loss(
@@ -33,6 +35,38 @@ def pair_loss(
         ids=caption_hash,
     )
     weights = valid[:, None].astype(row.dtype)
+    return contrastive.symmetric_loss(row, col, weights, weights.sum())
+
+
+def phrase_loss(
+    images: jax.Array,
+    texts: jax.Array,
+    logit_scale: jax.Array,
+    *,
+    valid: jax.Array,
+    content: jax.Array,
+    contents: jax.Array,
+) -> jax.Array:
+    """Mean symmetric InfoNCE where a text is no negative of any object that it also describes.
+
+    'fence', drawn for one fence, is true of every other one whose own phrases say 'fence'. Taken as
+    a negative it would drive objects of a kind apart, and with them the name of the kind.
+
+    Args:
+        images, texts: unit vectors [B, D].
+        logit_scale: scalar, the log of the inverse temperature.
+        valid: bool [B]; False neither counts nor serves as a negative.
+        content: uint32 [B], hash of what each text says.
+        contents: uint32 [B, P], hashes of all that may be said of each object.
+    """
+    logits = jnp.exp(logit_scale) * jnp.matmul(images, texts.T, precision="highest")
+    describes = (contents[:, :, None] == content[None, None, :]).any(axis=1)  # [object, text]
+    use = (valid[:, None] & valid[None] & ~describes) | jnp.eye(len(images), dtype=bool)
+    logits = jnp.where(use, logits, -1e30)
+    own = jnp.diagonal(logits)
+    row = own - jax.nn.logsumexp(logits, axis=1)
+    col = own - jax.nn.logsumexp(logits, axis=0)
+    weights = valid.astype(logits.dtype)
     return contrastive.symmetric_loss(row, col, weights, weights.sum())
 
 

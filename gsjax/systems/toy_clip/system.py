@@ -21,6 +21,9 @@ def build(config) -> base.System:
 
     Args:
         config: ``configs/toy_clip.py``.
+
+    Raises:
+        ValueError: an unknown option, or what ``prepare.ensure`` raises.
     """
     folder = prepare.ensure(config.data)
     sizes = tower_config(config.model)
@@ -38,6 +41,10 @@ def tower_config(block) -> toy_towers.TowerConfig:
 
 def assemble(config, sizes: toy_towers.TowerConfig, folder) -> base.System:
     """The system over a prepared data set."""
+    if config.loss.negatives not in losses.NEGATIVES:
+        raise ValueError(
+            f"loss.negatives: unknown {config.loss.negatives!r}; known: {losses.NEGATIVES}"
+        )
     net = model.Pair(sizes)
 
     def init(rng):
@@ -107,9 +114,12 @@ def _loss(net: model.Pair, config, variables, batch, rng, train: bool):
         pixels = jax.vmap(lambda k, x: data.augment_picture(k, x, **picture))(keys[:, 0], pixels)
         tokens = jax.vmap(lambda k, x: data.augment_tokens(k, x, **words))(keys[:, 1], tokens)
     images, texts, logit_scale = net.apply(variables, pixels, tokens)
-    loss = losses.pair_loss(
-        images, texts, logit_scale, valid=batch["valid"], caption_hash=batch["caption_hash"]
-    )
+    pairs = (images, texts, logit_scale)
+    if config.loss.negatives == "phrases":
+        hashes = {name: batch[name] for name in ("content", "contents")}
+        loss = losses.phrase_loss(*pairs, valid=batch["valid"], **hashes)
+    else:
+        loss = losses.pair_loss(*pairs, valid=batch["valid"], caption_hash=batch["caption_hash"])
     metrics = {
         "batch_accuracy": losses.batch_accuracy(images, texts, batch["valid"]),
         "logit_scale": logit_scale,

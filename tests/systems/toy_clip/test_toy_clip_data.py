@@ -104,6 +104,21 @@ def test_phrases_are_captions_and_what_commas_part():
     assert pictures.phrases(captions) == expected
 
 
+def test_contents_ignore_how_a_phrase_is_put():
+    said = ["fence", "a fence", "a low-poly 3D model of a fence", "a kind of fence"]
+    assert len({pictures.content_hash(phrase) for phrase in said}) == 1
+    assert pictures.content_hash("a broken fence") != pictures.content_hash("fence")
+    assert pictures.content_hash("a model") == pictures.content_hash("a model")  # never empty
+    record = {**next(_records()), "captions": ["a gate", "a gate, fence"]}
+    source = pictures.DecodedRecords([record], lambda picture: picture)
+    tokenizer = tokenize.HashTokenizer(100, 4, 3)
+    (example,) = pictures.picture_examples(source, tokenize=tokenizer, seed=0, train=False)
+    expected = [pictures.content_hash(text) for text in ("gate", "gate, fence", "fence")]
+    assert example["content"] == expected[0]
+    padded = expected + [expected[0]] * (pictures.MAX_CONTENTS - 3)
+    assert example["contents"].tolist() == padded
+
+
 def test_decoded_pictures_are_kept_within_the_bound():
     calls = []
     source = pictures.DecodedRecords(

@@ -75,6 +75,13 @@ def test_loss_falls_on_one_batch(plain, variables):
     assert metrics["logit_scale"] <= 4.6052
 
 
+def test_an_unknown_reading_of_negatives_is_refused(built):
+    config = config_file.get_config("quick")
+    config.loss.negatives = "all"
+    with pytest.raises(ValueError, match="loss.negatives: unknown 'all'"):
+        system.assemble(config, SIZES, "nowhere")
+
+
 def test_augmentation_depends_on_the_index_not_on_the_place(built, variables):
     _, made = built
     batch = jax.tree.map(jnp.asarray, data.synthetic_batch(SIZES, 8))
