@@ -11,6 +11,7 @@ fails to load, but a flipped bit may load as another number. Hence the checksums
 import dataclasses
 import functools
 import json
+import os
 import time
 import zlib
 from typing import Any
@@ -123,7 +124,7 @@ class Checkpoints:
         """
         if keep < 1:
             raise ValueError(f"train.keep: expected at least 1 checkpoint, found {keep}")
-        self._folder = epath.Path(workdir) / FOLDER
+        self._folder = absolute(workdir) / FOLDER
         _quieten()
         policies = ocp.training.save_decision_policies
         self._orbax = ocp.training.Checkpointer(
@@ -303,13 +304,19 @@ def _check_digests(tree, expected: dict[str, str]) -> None:
         raise DamagedCheckpoint(f"checksum differs in {', '.join(wrong[:5])} ({len(wrong)} arrays)")
 
 
+def absolute(path) -> epath.Path:
+    """The path with the current folder and ``~`` written out, as orbax wants it; gs:// as it is."""
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
+
+
 def find(path) -> list[epath.Path]:
     """Folders of checkpoints, newest first, given one, its run folder or the ``checkpoints`` folder.
 
     Raises:
         ValueError: there is none.
     """
-    path = epath.Path(path)
+    path = absolute(path)
     for root in (path / FOLDER, path):
         if root.is_dir():
             steps = sorted((int(p.name) for p in root.iterdir() if p.name.isdigit()), reverse=True)

@@ -50,7 +50,7 @@ def run(config, workdir, *, system: base.System | None = None) -> dict[str, floa
     modes = {"train": _train, "eval": _evaluate}
     if config.mode not in modes:
         raise ValueError(f"config.mode: unknown mode {config.mode!r}; known: {sorted(modes)}")
-    workdir = epath.Path(workdir)
+    workdir = checkpoint.absolute(workdir)
     with preemption.Preemption() as stop:
         distributed.use_compilation_cache(config.train.compilation_cache, workdir)
         _write_facts(config, workdir)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pathlib
 import pkgutil
 import subprocess
@@ -59,7 +60,8 @@ def test_one_gaussian_is_rendered_where_it_is(backend):
 def test_the_main_job_trains_and_resumes(tmp_path):
     """CLIP-GS on objects made in memory: four steps, then two more from the checkpoint."""
     command = [sys.executable, "main.py", "--config=configs/clip_gs.py:quick"]
-    command += [f"--workdir={tmp_path}", "--config.data.name=synthetic"]
+    # A relative run folder, as a user would type it.
+    command += [f"--workdir={os.path.relpath(tmp_path, ROOT)}", "--config.data.name=synthetic"]
     command += ["--config.data.num_objects=32", "--config.train.save_every=2"]
     command += ["--config.train.log_every=1", "--config.eval.evaluators={}"]
     for steps in (4, 6):
