@@ -127,7 +127,7 @@ def _train(config):
     )
     config.eval.evaluators = dict(
         retrieval=dict(ks=(1, 5, 10), image_view=0, **shared),
-        zero_shot=dict(templates="name", ks=(1, 3, 5), **shared),
+        zero_shot=dict(templates="short", ks=(1, 3, 5), **shared),
     )
 
 

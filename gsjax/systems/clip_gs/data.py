@@ -208,6 +208,7 @@ def _synthetic_example(config, rng, index):
 
 def _synthetic(config) -> Source:
     dim = config.model.embed_dim or 32
+    classes = _unit(np.random.default_rng(config.seed), 4, dim)
 
     @functools.cache
     def dataset(split):
@@ -220,7 +221,7 @@ def _synthetic(config) -> Source:
         dim=dim,
         num_views=config.data.views,
         class_names=("sphere", "box", "disc", "rod"),
-        class_embeds={"name": _unit(np.random.default_rng(config.seed), 4, dim)},
+        class_embeds={"name": classes, "short": classes, "modelnet40_64": classes},
         train=lambda: dataset("train"),
         evaluate=dataset,
         records=None,
