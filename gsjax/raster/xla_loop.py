@@ -226,7 +226,7 @@ def _forward_image(spec, rows, depths, radii, lane):
     grid, size = spec.grid, spec.grid.tile_size
     lane = binning.vary(lane, (rows, depths, radii))
     walk = binning.walk_order(rows[:, :2], rows[:, 2:5], rows[:, 5], depths, radii, grid)
-    ranked, centers = rows[walk.order], passes.tile_centers(grid, lane, rows.dtype)
+    ranked, centers = passes.by_rank(rows, walk.order), passes.tile_centers(grid, lane, rows.dtype)
 
     def one(cursor, closed, state, pairs):
         cursor, lists, met = binning.fill(walk, cursor, closed, lane, grid, spec.capacity, pairs)
@@ -254,7 +254,7 @@ def _backward_image(spec, rows, lane, color, transmittance, kept, color_bar, tra
     """Cotangents of the outputs -> that of rows [N, 6 + X]."""
     grid, size = spec.grid, spec.grid.tile_size
     walk, cursor, lists = kept
-    ranked, centers = rows[walk.order], passes.tile_centers(grid, lane, rows.dtype)
+    ranked, centers = passes.by_rank(rows, walk.order), passes.tile_centers(grid, lane, rows.dtype)
     rest = jnp.sum(color_bar * color, 1) + transmittance_bar * transmittance
 
     def one(lists, state):
@@ -276,5 +276,4 @@ def _backward_image(spec, rows, lane, color, transmittance, kept, color_bar, tra
         return (cursor.rank < walk.num) & (jnp.max(state.signed) > 0)
 
     _, state = lax.while_loop(unfinished, again, (cursor, state))
-    # Rank -> index. Ranks from walk.num on hold zeros, wherever they point.
-    return jnp.zeros_like(rows).at[walk.order].add(state.rows)
+    return passes.by_index(state.rows, rows, walk.order)

@@ -25,7 +25,7 @@ from gsjax.raster import constants
 from gsjax.raster import xla_loop_bin as binning
 from gsjax.raster.xla_loop_bin import put, row
 
-GEOMETRY = 6  # columns of a row before its features: centre x, y, conic A, B, C, opacity
+GEOMETRY = 6  # columns of a row before its features: centre x, y, conic A, B, C, ln opacity
 
 # Gaussians between two tests whether the whole tile is closed.
 _STEPS = 8
@@ -60,6 +60,19 @@ def tile_centers(grid: binning.Grid, lane: jax.Array, dtype) -> jax.Array:
     return (jnp.stack([column, line], -1).astype(dtype) + 0.5) * grid.tile_size
 
 
+def by_rank(rows: jax.Array, order: jax.Array) -> jax.Array:
+    """Rows [N, 6 + X] with plain opacities -> rows of ranks, with their logarithms."""
+    opacities = jnp.maximum(rows[:, 5:6], constants.ALPHA_MIN)  # less is never walked
+    return jnp.concatenate([rows[:, :5], jnp.log(opacities), rows[:, 6:]], -1)[order]
+
+
+def by_index(gradient: jax.Array, rows: jax.Array, order: jax.Array) -> jax.Array:
+    """Transpose of the derivative of `by_rank`. Ranks that were never walked hold zeros."""
+    scale = jnp.maximum(rows[:, 5:6], constants.ALPHA_MIN)
+    out = jnp.zeros_like(rows).at[order].add(gradient)
+    return jnp.concatenate([out[:, :5], out[:, 5:6] / scale, out[:, 6:]], -1)
+
+
 def closed_tiles(signed: jax.Array) -> jax.Array:
     """int32 [T]: 1 where every pixel of the tile is closed."""
     return (jnp.max(signed, 1) <= 0).astype(jnp.int32)
@@ -71,7 +84,8 @@ def _alpha(gaussian, center, x, y, max_alpha):
     sigma = dx * (0.5 * gaussian[2] * dx) + dy * (0.5 * gaussian[4] * dy + gaussian[3] * dx)
     # The skip goes in before the exponential: XLA recomputes cheap operations for each of their
     # uses, but not exponentials, so a test of sigma behind it costs a quarter of the time.
-    response = gaussian[5] * jnp.exp(jnp.where(sigma >= 0, -sigma, -jnp.inf))
+    # For the same reason the opacity is in the exponent.
+    response = jnp.exp(jnp.where(sigma >= 0, gaussian[5] - sigma, -jnp.inf))
     kept = response >= constants.ALPHA_MIN
     return response, jnp.where(kept, jnp.minimum(response, max_alpha), 0.0)
 
@@ -132,11 +146,11 @@ def _basis(x, y):
 
 
 def _geometry_gradient(moments, gaussian, center):
-    """dL/d(centre, conic, opacity) from sums over pixels of q (1, x, y, x^2, xy, y^2).
+    """dL/d(centre, conic, ln opacity) from sums over pixels of q (1, x, y, x^2, xy, y^2).
 
     q = -dL/dsigma = alpha dL/dalpha where alpha is neither clamped nor skipped. With d = m - x:
     sum q dx = m s_1 - s_x and so on, dL/dm = -(A d_x + B d_y, B d_x + C d_y),
-    dL/d(A, B, C) = -(d_xx / 2, d_xy, d_yy / 2), dL/do = s_1 / o.
+    dL/d(A, B, C) = -(d_xx / 2, d_xy, d_yy / 2), dL/d(ln o) = s_1.
     """
     s, sx, sy, sxx, sxy, syy = (moments[k] for k in range(6))
     a, b, c = gaussian[2], gaussian[3], gaussian[4]
@@ -148,7 +162,7 @@ def _geometry_gradient(moments, gaussian, center):
         -0.5 * (mx * (dx - sx) + sxx),
         -(mx * dy - my * sx + sxy),
         -0.5 * (my * (dy - sy) + syy),
-        s / gaussian[5],
+        s,
     ]
 
 
