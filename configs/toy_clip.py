@@ -63,7 +63,9 @@ def get_config(arg=None):
     config.train.log_every = 20
     config.train.save_every = 200
     config.eval.split = "test"
-    config.eval.evaluators = dict(image_text=dict(split="test", ks=(1, 5, 10)))
+    config.eval.evaluators = dict(image_text=dict(split="test", ks=(1, 5, 10), exclude=()))
+    if arg.data == "objects_cc0":
+        config.eval.evaluators.image_text.exclude = ("other",)  # no kind, but what is left over
     if arg.quick:
         _quick(config)
     return config
