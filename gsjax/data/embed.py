@@ -44,8 +44,8 @@ def resolve_towers(data_config) -> towers_lib.Towers:
         )
         raise ValueError(
             f"data.towers: no towers are shipped for data set {data_config.name!r} (shipped: "
-            f"{shipped}). Train a pair with `python main.py --config=configs/toy_clip.py:dataset="
-            f"{data_config.name} --workdir=DIR`, then pass --config.data.towers=DIR/towers.npz"
+            f"{shipped}). Train a pair with `python main.py --config=configs/toy_clip.py:data="
+            f"{data_config.name} --workdir=DIR`, then pass --config.data.towers=DIR/pictures/towers.npz"
         )
     with importlib.resources.as_file(asset) as path:
         return towers_lib.load(path)

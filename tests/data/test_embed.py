@@ -117,7 +117,9 @@ def test_another_data_set_is_another_cache(dataset, data_config, monkeypatch):
 
 
 def test_a_data_set_without_shipped_towers_says_how_to_train_them():
-    with pytest.raises(ValueError, match="configs/toy_clip.py:dataset=martian"):
+    with pytest.raises(
+        ValueError, match="configs/toy_clip.py:data=martian.*DIR/pictures/towers.npz"
+    ):
         embed.resolve_towers(_config(name="martian"))
 
 
