@@ -31,17 +31,17 @@ def run(args: argparse.Namespace) -> int:
     study = _load(pathlib.Path(args.file))
     path = pathlib.Path(args.results) / f"{study['name']}.jsonl"
     rows = read_rows(path)
+    wanted = [_key_of(item) for item in study["runs"]]  # before a run fills its config in
     if not args.report:
-        for item in study["runs"]:
+        for item, key in zip(study["runs"], wanted):
             name = f"{item['arm']}/{item['config'].seed}"
-            if args.only not in name or any(_key(row) == _key_of(item) for row in rows):
+            if args.only not in name or any(_key(row) == key for row in rows):
                 continue
             print(f"study {study['name']}: {name}", flush=True)
             rows.append(_finish(study, item, pathlib.Path(args.workdir)))
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(rows[-1], sort_keys=True) + "\n")
-    wanted = [_key_of(item) for item in study["runs"]]
     print(study_report.table([row for row in rows if _key(row) in wanted], study["against"]))
     return 0
 
