@@ -1,6 +1,6 @@
 """CLIP-GS (arXiv 2412.19142): trains a 3D Gaussian encoder into the space of a frozen CLIP.
 
-    python main.py --config=configs/clip_gs.py --workdir=DIR            # laptop, under 30 minutes
+    python main.py --config=configs/clip_gs.py --workdir=DIR            # laptop, some 15 minutes
     python main.py --config=configs/clip_gs.py:quick --workdir=DIR      # a minute or two
     python main.py --config=configs/clip_gs.py:paper --workdir=DIR \\
         --config.data.source=FOLDER_OF_PLY --config.data.captions_csv=CAPTIONS.csv

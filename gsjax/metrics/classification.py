@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gsjax.metrics import retrieval
+
 
 def class_ranks(
     features: np.ndarray, class_embeds: np.ndarray, labels: np.ndarray, *, block: int = 4096
@@ -40,8 +42,7 @@ def class_ranks(
         part = slice(start, start + block)
         scores = features[part] @ class_embeds.T
         true = np.take_along_axis(scores, labels[part, None], 1)
-        # 1e-6: float32 rounding of a dot product of unit vectors is a tie, not an order
-        result[part] = np.sum(scores >= true - 1e-6, 1)
+        result[part] = np.sum(scores >= true - retrieval.TIE, 1)
     return result
 
 

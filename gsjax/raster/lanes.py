@@ -2,10 +2,10 @@
 
 Lane l of L owns the tile rows y with y mod L = l, bins only those and blends them with `xla_loop`.
 Projection and colours are split over Gaussians and gathered; the transpose of the gather sums the
-gradients of all lanes. Interleaved rows balance within a few percent.
+gradients of all lanes. Rows are interleaved so that the lanes have about equal work.
 
 For fewer images than cores. With as many images as cores, ``jax.shard_map`` over images (data
-parallelism) is faster: nothing is gathered and no depth order computed twice.
+parallelism) is the better choice: nothing is gathered and no depth order computed twice.
 
 JAX must have been told of the cores: ``jax.config.update("jax_num_cpu_devices", 2)`` at start, then
 ``mesh = jax.make_mesh((2,), ("tiles",), axis_types=(jax.sharding.AxisType.Auto,))``.
