@@ -25,8 +25,7 @@ def get_config(arg=None):
         dict(
             dim=128,  # D of both embeddings
             image_size=64,
-            image_widths=(48, 96, 144),
-            image_depths=(1, 2, 1),
+            image_widths=(32, 64, 128, 192),
             text_width=64,
             text_depth=1,
             text_heads=4,
@@ -43,23 +42,23 @@ def get_config(arg=None):
             gain=0.15,
             tint=0.05,
             grey=0.0,
-            drop_word=0.2,
-            drop_identity=0.3,
+            flip=0.0,
+            drop_word=0.1,
+            drop_identity=0.1,
         )
     )
     if arg.data == "objects_cc0":
         # Its captions seldom name colours, and colour tells the maker apart better than the kind.
-        config.augment.update(dict(tint=0.2, grey=0.1))
+        config.augment.update(dict(tint=0.2, grey=0.1, flip=0.5))
+        config.data.views = 36
     config.loss.logit_scale_max = 4.6052  # ln 100: CLIP
-    # 'caption': all texts but equal ones are negatives; 'phrases': all that do not describe the
-    # object, which makes for better names of kinds and worse names of single objects.
-    config.loss.negatives = "phrases" if arg.data == "objects_cc0" else "caption"
-    config.optim.lr = 3e-3
+    config.loss.kinds = 0.35  # weight of the categories' names against that of the captions
+    config.optim.lr = 2e-3
     config.optim.wd = 0.05
     config.optim.betas = (0.9, 0.98)  # CLIP
     config.optim.clip = 1.0
     config.train.batch_size = 128
-    config.train.num_steps = 1200 if arg.data == "objects_cc0" else 1000
+    config.train.num_steps = 1500 if arg.data == "objects_cc0" else 1000
     config.train.log_every = 20
     config.train.save_every = 200
     config.eval.split = "test"

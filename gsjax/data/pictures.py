@@ -11,12 +11,8 @@ import grain
 import numpy as np
 
 from gsjax.data import embeddings, features, store
-from gsjax.models import tokenize as tokenize_lib
 
 FIELDS = ("index", "uid", "category", "captions", "views")
-MAX_CONTENTS = 10  # different contents of an object's phrases; further ones are not listed
-# Words by which captions of equal content differ.
-_FILLERS = frozenset("a an the of this that is with and kind 3d low poly model".split())
 
 
 class DecodedRecords:
@@ -64,22 +60,6 @@ class DecodedRecords:
         return record
 
 
-def phrases(captions: Sequence[str]) -> list[str]:
-    """All different captions and the parts that commas cut them into.
-
-    'a fence, wooden' also yields 'a fence' and 'wooden', so that what several objects share is
-    learned beside what sets one apart.
-    """
-    parts = [part.strip() for caption in captions for part in caption.split(",")]
-    return list(dict.fromkeys([*captions, *filter(None, parts)]))
-
-
-def content_hash(phrase: str) -> int:
-    """CRC-32 of a phrase's words without fillers: equal for 'fence' and 'a 3D model of a fence'."""
-    words = tokenize_lib.words(phrase)
-    return embeddings.caption_hash(" ".join([w for w in words if w not in _FILLERS] or words))
-
-
 def picture_examples(
     records: Sequence[Mapping] | DecodedRecords,
     *,
@@ -91,39 +71,29 @@ def picture_examples(
     """Examples of a picture and a caption, in the order of ``records``.
 
     Fields: ``index`` int32 [], ``valid`` bool [] (True), ``category`` int32 [], ``view`` uint8
-    [S, S, 3], ``tokens`` int32 (the tokenizer's shape), ``caption_hash`` uint32 [], ``content``
-    uint32 [], the :func:`content_hash` of the caption, and ``contents`` uint32 [MAX_CONTENTS],
-    those of all the object's phrases, the first one repeated at the end.
+    [S, S, 3], ``tokens`` int32 (the tokenizer's shape) and ``caption_hash`` uint32 [].
 
     Args:
         records: random access to records whose ``views`` are uint8 [V, S, S, 3].
         tokenize: caption -> ids.
         seed: of the draws.
-        train: draw a view and one of the :func:`phrases` anew for every step, or take the first
-            view and the first caption.
+        train: draw a view and a caption anew for every step, or take the first ones.
         with_text: also the field ``caption``, a ``str``; such examples cannot go to a device.
     """
 
     def pick(record, rng=None):
-        known = phrases(record["captions"])
-        if rng is None:
-            view, caption = 0, record["captions"][0]
-        else:
-            view = int(rng.integers(len(record["views"])))
-            caption = known[int(rng.integers(len(known)))]
-        contents = list(dict.fromkeys(content_hash(phrase) for phrase in known))[:MAX_CONTENTS]
-        contents += [contents[0]] * (MAX_CONTENTS - len(contents))
+        views, captions = record["views"], record["captions"]
+        view = 0 if rng is None else int(rng.integers(len(views)))
+        caption = captions[0 if rng is None else int(rng.integers(len(captions)))]
         text = {"caption": caption} if with_text else {}
         return {
             **text,
             "index": np.int32(record["index"]),
             "valid": np.bool_(True),
             "category": np.int32(record["category"]),
-            "view": record["views"][view],
+            "view": views[view],
             "tokens": tokenize(caption),
             "caption_hash": np.uint32(embeddings.caption_hash(caption)),
-            "content": np.uint32(content_hash(caption)),
-            "contents": np.asarray(contents, np.uint32),
         }
 
     dataset = grain.MapDataset.source(records)

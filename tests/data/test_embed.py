@@ -10,9 +10,8 @@ from gsjax.models import towers, toy_towers
 
 CONFIG = toy_towers.TowerConfig(
     dim=8,
-    image_size=16,
-    image_widths=(4, 4, 4),
-    image_depths=(0, 0, 0),
+    image_size=32,
+    image_widths=(8, 8, 8, 8),
     text_width=4,
     text_heads=1,
     text_depth=0,
@@ -25,7 +24,7 @@ SPLITS = {"train": 70, "test": 3}  # more than one shard of 64
 
 def _record(split, i):
     rng = np.random.default_rng([len(split), i])
-    views = [rng.integers(0, 256, (16, 16, 3), np.uint8) for _ in range(2)]
+    views = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(2)]
     return dict(
         uid=f"{split}/{i}",
         captions=["a cube", f"thing {i}"][: 1 + i % 2],
@@ -52,7 +51,7 @@ def dataset(tmp_path, monkeypatch):
 def data_config(tmp_path):
     model = toy_towers.ToyTowers(CONFIG)
     tokens = CONFIG.tokenizer(["a"])
-    pixels = np.zeros((1, 16, 16, 3), np.float32)
+    pixels = np.zeros((1, 32, 32, 3), np.float32)
     params = jax.jit(model.init)(jax.random.key(0), pixels, tokens)["params"]
     path = tmp_path / "towers.npz"
     towers.save(path, "toy_clip", dataclasses.asdict(CONFIG), params)

@@ -13,8 +13,7 @@ _PICTURE_MEMORY = 1 << 30
 
 def batch_spec(config: toy_towers.TowerConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """One example: ``view`` uint8 [S, S, 3], ``tokens`` int32 [W, 1 + G], ``category`` int32 [],
-    ``caption_hash`` and ``content`` uint32 [], ``contents`` uint32 [P], ``index`` int32 [],
-    ``valid`` bool []; see ``data.pictures``."""
+    ``caption_hash`` uint32 [], ``index`` int32 [], ``valid`` bool []; see ``data.pictures``."""
     size = config.image_size
     return {
         "index": jax.ShapeDtypeStruct((), jnp.int32),
@@ -23,8 +22,6 @@ def batch_spec(config: toy_towers.TowerConfig) -> dict[str, jax.ShapeDtypeStruct
         "view": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8),
         "tokens": jax.ShapeDtypeStruct(config.tokenizer.shape, jnp.int32),
         "caption_hash": jax.ShapeDtypeStruct((), jnp.uint32),
-        "content": jax.ShapeDtypeStruct((), jnp.uint32),
-        "contents": jax.ShapeDtypeStruct((pictures.MAX_CONTENTS,), jnp.uint32),
     }
 
 
@@ -45,8 +42,6 @@ def synthetic_batch(config: toy_towers.TowerConfig, size: int, seed: int = 0) ->
         "view": view,
         "tokens": config.tokenizer(captions),
         "caption_hash": np.arange(size, dtype=np.uint32),
-        "content": np.arange(size, dtype=np.uint32),
-        "contents": np.arange(size, dtype=np.uint32)[:, None].repeat(pictures.MAX_CONTENTS, 1),
     }
 
 
@@ -75,9 +70,9 @@ def examples(
 
 
 def augment_picture(
-    rng: jax.Array, pixels: jax.Array, *, zoom, shift, gain, tint, grey
+    rng: jax.Array, pixels: jax.Array, *, zoom, shift, gain, tint, grey, flip
 ) -> jax.Array:
-    """Zooms, shifts and shades one picture; what comes in at the border is white.
+    """Mirrors, zooms, shifts and shades one picture; what comes in at the border is white.
 
     Args:
         rng: key of this example.
@@ -87,9 +82,11 @@ def augment_picture(
         gain: largest relative change of the distance from white, all channels alike.
         tint: the same for each channel on its own; small where captions name colours.
         grey: probability that the picture loses its colours.
+        flip: probability that left and right are exchanged; 0 where captions tell them apart.
     """
-    keys = jax.random.split(rng, 5)
+    keys = jax.random.split(rng, 6)
     side = pixels.shape[0]
+    pixels = jnp.where(jax.random.bernoulli(keys[5], flip), pixels[:, ::-1], pixels)
     scale = 1.0 + zoom * jax.random.uniform(keys[0], (2,), pixels.dtype, -1, 1)
     move = side * shift * jax.random.uniform(keys[1], (2,), pixels.dtype, -1, 1)
     move = move + side * (1.0 - scale) / 2  # zoom about the centre

@@ -1,11 +1,9 @@
-"""The losses of the pair: symmetric InfoNCE over the global batch, in two readings of a negative."""
+"""The losses of the pair: captions by symmetric InfoNCE, kinds by cross-entropy over their names."""
 
 import jax
 import jax.numpy as jnp
 
 from gsjax.losses import contrastive
-
-NEGATIVES = ("caption", "phrases")
 
 
 def pair_loss(
@@ -38,36 +36,29 @@ def pair_loss(
     return contrastive.symmetric_loss(row, col, weights, weights.sum())
 
 
-def phrase_loss(
+def kind_loss(
     images: jax.Array,
-    texts: jax.Array,
+    kinds: jax.Array,
     logit_scale: jax.Array,
     *,
+    category: jax.Array,
     valid: jax.Array,
-    content: jax.Array,
-    contents: jax.Array,
 ) -> jax.Array:
-    """Mean symmetric InfoNCE where a text is no negative of any object that it also describes.
+    """Mean cross-entropy of pictures over the names of all categories, embedded as texts.
 
-    'fence', drawn for one fence, is true of every other one whose own phrases say 'fence'. Taken as
-    a negative it would drive objects of a kind apart, and with them the name of the kind.
+    What many objects share is a weak signal among negatives that differ in everything else; this
+    says it outright, as captions that name the kind do.
 
     Args:
-        images, texts: unit vectors [B, D].
+        images: unit vectors [B, D].
+        kinds: unit vectors [C, D], one sentence around each category's name.
         logit_scale: scalar, the log of the inverse temperature.
-        valid: bool [B]; False neither counts nor serves as a negative.
-        content: uint32 [B], hash of what each text says.
-        contents: uint32 [B, P], hashes of all that may be said of each object.
+        category: int32 [B].
+        valid: bool [B].
     """
-    logits = jnp.exp(logit_scale) * jnp.matmul(images, texts.T, precision="highest")
-    describes = (contents[:, :, None] == content[None, None, :]).any(axis=1)  # [object, text]
-    use = (valid[:, None] & valid[None] & ~describes) | jnp.eye(len(images), dtype=bool)
-    logits = jnp.where(use, logits, -1e30)
-    own = jnp.diagonal(logits)
-    row = own - jax.nn.logsumexp(logits, axis=1)
-    col = own - jax.nn.logsumexp(logits, axis=0)
-    weights = valid.astype(logits.dtype)
-    return contrastive.symmetric_loss(row, col, weights, weights.sum())
+    logits = jnp.exp(logit_scale) * jnp.matmul(images, kinds.T, precision="highest")
+    own = jnp.take_along_axis(jax.nn.log_softmax(logits), category[:, None], axis=1)[:, 0]
+    return -jnp.sum(jnp.where(valid, own, 0.0)) / jnp.maximum(valid.sum(), 1)
 
 
 def batch_accuracy(images: jax.Array, texts: jax.Array, valid: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from gsjax.systems import base
 from gsjax.systems.toy_clip import data, gallery, losses, model
 
 WEIGHTS = "towers.npz"
+_PICTURE_OPTIONS = ("zoom", "shift", "gain", "tint", "grey", "flip")
 CLASS_TEMPLATES = "short"  # sentences around category names; see ``data.templates``
 
 
@@ -41,10 +42,10 @@ def tower_config(block) -> toy_towers.TowerConfig:
 
 def assemble(config, sizes: toy_towers.TowerConfig, folder) -> base.System:
     """The system over a prepared data set."""
-    if config.loss.negatives not in losses.NEGATIVES:
-        raise ValueError(
-            f"loss.negatives: unknown {config.loss.negatives!r}; known: {losses.NEGATIVES}"
-        )
+    if not 0.0 <= config.loss.kinds < 1.0:
+        raise ValueError(f"loss.kinds: expected 0 <= kinds < 1, found {config.loss.kinds}")
+    info = _info(sizes, folder)
+    sentences = np.asarray(info["class_tokens"], np.int32)
     net = model.Pair(sizes)
 
     def init(rng):
@@ -68,7 +69,7 @@ def assemble(config, sizes: toy_towers.TowerConfig, folder) -> base.System:
         name="toy_clip",
         batch_spec=data.batch_spec(sizes),
         init=init,
-        loss=lambda *args: _loss(net, config, *args),
+        loss=lambda *args: _loss(net, config, sentences, *args),
         predict_fns={"embed": embed, "texts": texts},
         train_data=lambda: examples("train", True),
         eval_data=lambda split: examples(split, False),
@@ -77,7 +78,7 @@ def assemble(config, sizes: toy_towers.TowerConfig, folder) -> base.System:
             base.ParamRule("table", decay=False),
         ),
         project_params=lambda p: contrastive.clamp_logit_scale(p, config.loss.logit_scale_max),
-        info=_info(sizes, folder),
+        info=info,
         show=show,
     )
 
@@ -102,24 +103,28 @@ def _info(sizes: toy_towers.TowerConfig, folder) -> dict:
     return dict(class_names=list(names), class_tokens=tokens)
 
 
-def _loss(net: model.Pair, config, variables, batch, rng, train: bool):
+def _loss(net: model.Pair, config, sentences, variables, batch, rng, train: bool):
     """Forward pass of a step; see ``base.System.loss``."""
     pixels, tokens = toy_towers.to_unit_range(batch["view"]), batch["tokens"]
+    rng, draw = jax.random.split(rng)
     if train and config.augment.enable:
         keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(batch["index"])
         keys = jax.vmap(jax.random.split)(keys)
         options = config.augment
-        picture = {name: options[name] for name in ("zoom", "shift", "gain", "tint", "grey")}
+        picture = {name: options[name] for name in _PICTURE_OPTIONS}
         words = {name: options[name] for name in ("drop_word", "drop_identity")}
         pixels = jax.vmap(lambda k, x: data.augment_picture(k, x, **picture))(keys[:, 0], pixels)
         tokens = jax.vmap(lambda k, x: data.augment_tokens(k, x, **words))(keys[:, 1], tokens)
     images, texts, logit_scale = net.apply(variables, pixels, tokens)
-    pairs = (images, texts, logit_scale)
-    if config.loss.negatives == "phrases":
-        hashes = {name: batch[name] for name in ("content", "contents")}
-        loss = losses.phrase_loss(*pairs, valid=batch["valid"], **hashes)
-    else:
-        loss = losses.pair_loss(*pairs, valid=batch["valid"], caption_hash=batch["caption_hash"])
+    valid, hashes = batch["valid"], batch["caption_hash"]
+    loss = losses.pair_loss(images, texts, logit_scale, valid=valid, caption_hash=hashes)
+    if config.loss.kinds:
+        drawn = jax.random.randint(draw, (), 0, sentences.shape[1]) if train else 0
+        kinds = net.apply(variables, jnp.asarray(sentences)[:, drawn], method="encode_texts")
+        by_name = losses.kind_loss(
+            images, kinds, logit_scale, category=batch["category"], valid=valid
+        )
+        loss = (1 - config.loss.kinds) * loss + config.loss.kinds * by_name
     metrics = {
         "batch_accuracy": losses.batch_accuracy(images, texts, batch["valid"]),
         "logit_scale": logit_scale,

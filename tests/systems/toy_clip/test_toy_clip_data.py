@@ -17,7 +17,7 @@ def _square(side=16):
 
 
 def _augment(key, pixels, **options):
-    options = dict(zoom=0.0, shift=0.0, gain=0.0, tint=0.0, grey=0.0) | options
+    options = dict(zoom=0.0, shift=0.0, gain=0.0, tint=0.0, grey=0.0, flip=0.0) | options
     augment = functools.partial(data.augment_picture, **options)
     return np.asarray(jax.jit(augment)(jax.random.key(key), pixels))
 
@@ -44,6 +44,11 @@ def test_grey_keeps_the_ink_and_drops_the_colour():
     found = _augment(3, pixels, grey=1.0)
     np.testing.assert_allclose(found[8, 8], -0.1, atol=1e-6)
     np.testing.assert_allclose(found[0, 0], 1.0)
+
+
+def test_mirrored_pictures_keep_their_rows():
+    pixels = _square().at[4:12, 4:6].set(0.5)
+    np.testing.assert_allclose(_augment(4, pixels, flip=1.0), pixels[:, ::-1], atol=1e-6)
 
 
 def _forget(tokens, **options):
@@ -96,27 +101,6 @@ def test_examples_take_the_first_view_and_caption_in_evaluation():
     drawn = train.repeat(20)
     assert {int(drawn[3 * k]["view"][0, 0, 0]) for k in range(20)} == {0, 1, 2, 3}
     assert "caption" not in drawn[0]
-
-
-def test_phrases_are_captions_and_what_commas_part():
-    captions = ["a fence", "a fence, wooden", "a 3D model of a fence, a kind of wall"]
-    expected = [*captions, "wooden", "a 3D model of a fence", "a kind of wall"]
-    assert pictures.phrases(captions) == expected
-
-
-def test_contents_ignore_how_a_phrase_is_put():
-    said = ["fence", "a fence", "a low-poly 3D model of a fence", "a kind of fence"]
-    assert len({pictures.content_hash(phrase) for phrase in said}) == 1
-    assert pictures.content_hash("a broken fence") != pictures.content_hash("fence")
-    assert pictures.content_hash("a model") == pictures.content_hash("a model")  # never empty
-    record = {**next(_records()), "captions": ["a gate", "a gate, fence"]}
-    source = pictures.DecodedRecords([record], lambda picture: picture)
-    tokenizer = tokenize.HashTokenizer(100, 4, 3)
-    (example,) = pictures.picture_examples(source, tokenize=tokenizer, seed=0, train=False)
-    expected = [pictures.content_hash(text) for text in ("gate", "gate, fence", "fence")]
-    assert example["content"] == expected[0]
-    padded = expected + [expected[0]] * (pictures.MAX_CONTENTS - 3)
-    assert example["contents"].tolist() == padded
 
 
 def test_decoded_pictures_are_kept_within_the_bound():

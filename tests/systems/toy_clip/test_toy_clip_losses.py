@@ -32,36 +32,16 @@ def test_pair_loss_equals_its_definition_with_padding_and_equal_captions():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_phrase_loss_spares_every_text_that_describes_an_object():
-    images, texts = _unit(2, (5, 4)), _unit(3, (5, 4))
+def test_kind_loss_equals_its_definition_and_ignores_padding():
+    images, kinds = _unit(2, (5, 4)), _unit(3, (3, 4))
+    category = np.array([2, 0, 1, 2, 0])
     valid = np.array([1, 1, 1, 1, 0], bool)
-    content = np.array([5, 6, 7, 5, 6], np.uint32)
-    contents = np.array([[5, 7], [6, 6], [7, 8], [5, 9], [6, 6]], np.uint32)
-    found = losses.phrase_loss(
-        images,
-        texts,
-        jnp.log(5.0),
-        valid=jnp.asarray(valid),
-        content=jnp.asarray(content),
-        contents=jnp.asarray(contents),
+    found = losses.kind_loss(
+        images, kinds, jnp.log(5.0), category=jnp.asarray(category), valid=jnp.asarray(valid)
     )
-    logits, total = 5.0 * np.asarray(images) @ np.asarray(texts).T, 0.0
-    for i in range(4):
-        row = [j for j in range(4) if j == i or content[j] not in contents[i]]
-        col = [j for j in range(4) if j == i or content[i] not in contents[j]]
-        total -= 2 * logits[i, i]
-        total += np.log(np.exp(logits[i, row]).sum()) + np.log(np.exp(logits[col, i]).sum())
-    np.testing.assert_allclose(found, total / 8, rtol=1e-5)
-
-
-def test_phrase_loss_without_shared_phrases_is_the_pair_loss():
-    images, texts = _unit(0, (6, 4)), _unit(1, (6, 4))
-    valid, hashes = jnp.ones(6, bool), jnp.arange(6, dtype=jnp.uint32)
-    one = losses.pair_loss(images, texts, jnp.float32(2.0), valid=valid, caption_hash=hashes)
-    two = losses.phrase_loss(
-        images, texts, jnp.float32(2.0), valid=valid, content=hashes, contents=hashes[:, None]
-    )
-    np.testing.assert_allclose(one, two, rtol=1e-5)
+    logits = 5.0 * np.asarray(images) @ np.asarray(kinds).T
+    rows = [np.log(np.exp(logits[i]).sum()) - logits[i, category[i]] for i in range(4)]
+    np.testing.assert_allclose(found, np.mean(rows), rtol=1e-5)
 
 
 def test_batch_accuracy_counts_ties_against_and_ignores_padding():

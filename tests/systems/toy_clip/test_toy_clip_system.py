@@ -11,9 +11,8 @@ from gsjax.systems.toy_clip import data, system
 
 SIZES = toy_towers.TowerConfig(
     dim=16,
-    image_size=16,
-    image_widths=(8, 8, 8),
-    image_depths=(1, 0, 0),
+    image_size=32,
+    image_widths=(8, 8, 8, 8),
     text_width=16,
     text_heads=2,
     buckets=64,
@@ -75,10 +74,11 @@ def test_loss_falls_on_one_batch(plain, variables):
     assert metrics["logit_scale"] <= 4.6052
 
 
-def test_an_unknown_reading_of_negatives_is_refused(built):
+def test_a_weight_outside_its_range_is_refused(built):
     config = config_file.get_config("quick")
-    config.loss.negatives = "all"
-    with pytest.raises(ValueError, match="loss.negatives: unknown 'all'"):
+    config.loss.kinds = 1.5
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="found 1.5"):
+        patch.setattr(store, "category_names", lambda folder: ["cube", "mug"])
         system.assemble(config, SIZES, "nowhere")
 
 
