@@ -35,7 +35,7 @@ def table(rows: list[dict], against: str) -> str:
         cells = [_interval(values.get(title), labels, title) for title in COLUMNS]
         lines.append(_line(f"{arm} ({len(arms[arm])} seeds)", cells))
     lines.append(_line("majority class", ["", "", "", *_majority(labels)]))
-    lines.append(_line("chance", _chance(labels)))
+    lines.append(_line("chance", _chance(rows, labels)))
     if against in hits:
         lines += ["", _line(f"{against} minus", list(COLUMNS))]
         for arm in hits:
@@ -83,9 +83,12 @@ def _beyond_majority(values, labels):
     return ["", "", "", *cells]
 
 
-def _chance(labels):
-    n, classes = len(labels), len(np.unique(labels))
-    return [f"{100 / n:.1f}", f"{500 / n:.1f}", f"{100 / n:.1f}", *[f"{100 / classes:.1f}"] * 2]
+def _chance(rows, labels):
+    """Guessing among all objects, or all names offered (some may have no held-out object)."""
+    offered = [row["metrics"].get("zero_shot/chance") for row in rows]
+    name = next(filter(None, offered), 100 / len(np.unique(labels)))
+    object_ = 100 / len(labels)
+    return [f"{object_:.1f}", f"{5 * object_:.1f}", f"{object_:.1f}", *[f"{name:.1f}"] * 2]
 
 
 def _line(name, cells):

@@ -1,0 +1,90 @@
+import json
+
+import ml_collections
+import numpy as np
+import pytest
+
+from gsjax.cli import main, study, study_report
+
+FILE = """
+import ml_collections
+
+def _config(seed, rate):
+    return ml_collections.ConfigDict(dict(seed=seed, rate=rate, data=dict(dir="", name="toy")))
+
+def get_study():
+    runs = [dict(arm="good", kind="toy", config=_config(seed, 1.0)) for seed in (0, 1)]
+    runs.append(dict(arm="bad", kind="toy", config=_config(0, 0.0)))
+    return dict(name="toy", runs=runs, against="good")
+"""
+LABELS = [0, 0, 0, 1, 1, 2]
+
+
+@pytest.fixture()
+def folder(tmp_path, monkeypatch):
+    """A study whose runs give the truth ('good') or always the last rank ('bad')."""
+    calls = []
+
+    def measure(config, workdir):
+        calls.append((config.rate, config.seed))
+        ranks = [1 if config.rate else 6] * len(LABELS)
+        outcomes = dict(index=list(range(6)), category=LABELS, text_rank=ranks, class_rank=ranks)
+        return {"zero_shot/chance": 25.0}, outcomes
+
+    monkeypatch.setitem(study._KINDS, "toy", measure)
+    (tmp_path / "configs" / "studies").mkdir(parents=True)
+    (tmp_path / "configs" / "studies" / "toy.py").write_text(FILE)
+    return tmp_path, calls
+
+
+def _run(root, *options):
+    file = root / "configs" / "studies" / "toy.py"
+    return main.run(["study", str(file), f"--results={root / 'results'}", *options])
+
+
+def test_finished_runs_are_kept_and_not_run_again(folder, capsys):
+    root, calls = folder
+    assert _run(root, "--only=good/0") == 0
+    assert calls == [(1.0, 0)]
+    assert _run(root) == 0
+    assert calls == [(1.0, 0), (1.0, 1), (0.0, 0)]
+    rows = [json.loads(x) for x in (root / "results" / "toy.jsonl").read_text().splitlines()]
+    assert [(row["arm"], row["seed"]) for row in rows] == [("good", 0), ("good", 1), ("bad", 0)]
+    assert {"config_hash", "commit", "seconds", "versions", "metrics"} <= set(rows[0])
+    capsys.readouterr()
+    assert _run(root, "--report") == 0 and len(calls) == 3
+    text = capsys.readouterr().out
+    assert "good (2 seeds)" in text and "100.0 [100.0, 100.0]" in text
+
+
+def test_the_table_names_majority_and_chance(folder, capsys):
+    root, _ = folder
+    _run(root)
+    lines = {line[:24].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["chance"][1:] == ["16.7", "83.3", "16.7", "25.0", "25.0"]
+    assert lines["bad"][1:4] == ["100.0", "[100.0,", "100.0]"]  # the paired difference
+
+
+def test_majority_counts_objects_and_classes():
+    assert study_report._majority(np.array(LABELS)) == ["50.0", "33.3"]
+
+
+def test_where_data_lies_does_not_change_the_hash():
+    def config(**data):
+        return ml_collections.ConfigDict(dict(seed=0, data=dict(name="toy") | data))
+
+    assert study.config_hash(config(dir="a")) == study.config_hash(config(dir="b"))
+    assert study.config_hash(config(name="other")) != study.config_hash(config())
+
+
+def test_rows_about_other_objects_are_refused():
+    outcomes = dict(index=[0, 1], category=[0, 1], class_rank=[1, 1])
+    rows = [dict(arm="a", seed=0, metrics={}, outcomes=outcomes)]
+    rows.append(dict(arm="b", seed=0, metrics={}, outcomes={**outcomes, "index": [0, 2]}))
+    with pytest.raises(ValueError, match="'b': its rows are about other objects"):
+        study_report.table(rows, "a")
+
+
+def test_a_missing_study_file_says_where_studies_lie(tmp_path, capsys):
+    assert main.run(["study", str(tmp_path / "none.py")]) == 2
+    assert "configs/studies" in capsys.readouterr().err
