@@ -1,7 +1,8 @@
 """Names of the blending backends, and which one serves a platform.
 
 A backend is a module of this package that exports ``blend`` (see `reference.blend`) and
-``DEFAULT_TILE_SIZE``. Modules are imported on first use.
+``DEFAULT_TILE_SIZE``; one that needs a certain device also ``unavailable``, which says why it cannot
+serve JAX's, or None. Modules are imported on first use.
 """
 
 import functools
@@ -14,7 +15,7 @@ from absl import logging
 
 BACKENDS = ("reference", "xla_loop", "xla_group", "mosaic_gpu", "mosaic_tpu", "triton")
 
-# Tried in this order for backend=None; the first that exists serves.
+# Tried in this order for backend=None; the first that exists and can serve the device does.
 _PREFERRED = {
     "cpu": ("xla_loop", "xla_group"),
     "gpu": ("mosaic_gpu", "triton", "xla_group"),
@@ -44,21 +45,33 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"gsjax.raster.{name}")
 
 
+def why_not(name: str) -> str | None:
+    """Why a backend cannot serve JAX's device (its kind, the JAX version); None where it can.
+
+    Raises:
+      ValueError: unknown name.
+    """
+    try:
+        module = load(name)
+    except NotImplementedError:
+        return "not part of this version"
+    return getattr(module, "unavailable", lambda: None)()
+
+
 def choose(name: str | None = None) -> tuple[str, Callable]:
     """Name and ``blend`` function of a backend; None chooses for JAX's default platform."""
     if name is not None:
         return name, load(name).blend
     platform = _platform()
-    preferred = _PREFERRED.get(platform, ("xla_group",))
-    for candidate in preferred:
-        try:
-            blend = load(candidate).blend
-        except NotImplementedError:
-            continue
-        if candidate != preferred[0]:
-            _report_fallback(platform, preferred[0], candidate)
-        return candidate, blend
-    raise NotImplementedError(f"no rasterizer backend for platform {platform!r}")
+    passed_over = []
+    for candidate in _PREFERRED.get(platform, ("xla_group",)):
+        reason = why_not(candidate)
+        if reason is None:
+            if passed_over:
+                _report_fallback(platform, candidate, "; ".join(passed_over))
+            return candidate, load(candidate).blend
+        passed_over.append(f"not {candidate}: {reason}")
+    raise NotImplementedError(f"no rasterizer backend for {platform!r}: {'; '.join(passed_over)}")
 
 
 def default_tile_size(name: str) -> int:
@@ -76,5 +89,5 @@ def _platform() -> str:
 
 
 @functools.cache
-def _report_fallback(platform: str, wanted: str, served: str):
-    logging.info("gsjax: no %s backend for %s in this version; %s serves", wanted, platform, served)
+def _report_fallback(platform: str, served: str, passed_over: str):
+    logging.info("gsjax: %s renders on %s (%s)", served, platform, passed_over)

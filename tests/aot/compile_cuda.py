@@ -1,0 +1,117 @@
+"""Compiles the Mosaic GPU kernels to machine code for a named GPU, on a machine without one.
+
+Run as a program, in a process of its own: the compiler aborts where it cannot go on. Needs the
+wheels jax-cuda12-plugin and jax-cuda12-pjrt (``pip install --no-deps``), neither a driver nor the
+CUDA toolkit. Prints the assembler's report (registers, stack, spills) of each kernel, and one line
+of JSON a kernel.
+
+  python -m tests.aot.compile_cuda --target h100 --kernel warp --channels 3
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
+
+import argparse
+import functools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from gsjax.raster import mosaic_gpu, pairs
+from gsjax.raster import mosaic_gpu_tile as tile_math
+
+TARGETS = {"h100": (9, 0, "H100 80GB HBM3"), "b200": (10, 0, "B200")}
+
+_TARGET_CONFIG = """
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84978434048
+  shared_memory_per_block_optin: 232448
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+runtime_version {{ major: 12 minor: 9 }}
+device_description_str: "NVIDIA {name}"
+"""
+
+
+def mesh_of(target: str) -> jax.sharding.Mesh:
+    """One device of a GPU that need not exist."""
+    major, minor, name = TARGETS[target]
+    config = _TARGET_CONFIG.format(major=major, minor=minor, name=name)
+    topology = topologies.get_topology_desc(
+        target, platform="cuda", target_config=config, topology="1x1x1"
+    )
+    return topologies.make_mesh(topo=topology, mesh_shape=(1,), axis_names=("x",))
+
+
+def compile_for(mesh: jax.sharding.Mesh, function, *shapes):
+    """Ahead-of-time compilation of ``function`` for arguments of these (nested) shapes."""
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+    )
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.jit(function).lower(*placed).compile()
+
+
+def kernel_arguments(channels: int, num_tiles: int = 8160, capacity: int = 2**20, num: int = 2**17):
+    """Shapes of a pass over a 1920 x 1080 image: spec, then what forward and backward take."""
+    spec = tile_math.Spec(columns=120, tiles=num_tiles, channels=channels, max_alpha=0.99)
+
+    def array(*shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    ints = functools.partial(array, dtype=jnp.int32)
+    lists = pairs.Lists(
+        row=ints(capacity), slot=ints(capacity), bounds=ints(num_tiles + 1),
+        listed=array(capacity, dtype=jnp.bool_), starts=ints(num), taken=ints(num),
+    )  # fmt: skip
+    table = array(num + 1, spec.table_width)
+    plane = array(num_tiles, tile_math.PIXELS)
+    planes = array(num_tiles, channels, tile_math.PIXELS)
+    return spec, (lists, table, plane, planes), (lists, table, plane, plane, planes)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", choices=tuple(TARGETS), default="h100")
+    parser.add_argument("--kernel", choices=("simple", "warp"), default="warp")
+    parser.add_argument("--channels", type=int, nargs="+", default=[3])
+    flags = parser.parse_args(argv)
+    mesh = mesh_of(flags.target)
+    kernels = mosaic_gpu.kernel_module(flags.kernel)
+    for channels in flags.channels:
+        spec, *arguments = kernel_arguments(channels)
+        for direction, shapes in zip(("forward", "backward"), arguments):
+            print(f"--- {flags.kernel} {direction} {channels}", flush=True)
+            sys.stderr.flush()
+            function = functools.partial(getattr(kernels, direction), spec)
+            compiled = compile_for(mesh, function, *shapes)
+            size = len(compiled.runtime_executable().serialize())
+            done = vars(flags) | dict(direction=direction, channels=channels, bytes=size)
+            print("compiled " + json.dumps(done | dict(jax=jax.__version__)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
