@@ -6,25 +6,29 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import arguments, backends, tiles
-from gsjax.raster import project as projection
+from gsjax.raster import arguments, stages, tiles
 
 _ROUND = 1024
 
 
 def plan_capacity(
     means: jax.Array,
-    quats: jax.Array,
-    scales: jax.Array,
+    quats: jax.Array | None,
+    scales: jax.Array | None,
     opacities: jax.Array,
     viewmats: jax.Array,
     Ks: jax.Array,
     width: int,
     height: int,
     *,
+    covars: jax.Array | None = None,
     rasterize_mode: str = "classic",
+    camera_model: str = "pinhole",
+    radial_coeffs: jax.Array | None = None,
+    tangential_coeffs: jax.Array | None = None,
     near_plane: float = 0.01,
     far_plane: float = 1e10,
+    radius_clip: float = 0.0,
     eps2d: float = 0.3,
     tile_size: int | None = None,
     backend: str | None = None,
@@ -37,8 +41,9 @@ def plan_capacity(
     use inside jit: the answer decides shapes. Rasterizing with less is right too, in more passes.
 
     Args:
-      means, quats, scales, opacities, viewmats, Ks, width, height, rasterize_mode, near_plane,
-        far_plane, eps2d, tile_size, backend: as for `rasterize`.
+      means, quats, scales, opacities, viewmats, Ks, width, height, covars, rasterize_mode,
+        camera_model, radial_coeffs, tangential_coeffs, near_plane, far_plane, radius_clip, eps2d,
+        tile_size, backend: as for `rasterize`.
       headroom: factor on the measured count, for Gaussians that will move or grow.
       limit: upper bound of the answer; beyond it, several passes serve better than memory.
 
@@ -53,42 +58,34 @@ def plan_capacity(
       >>> render = jax.jit(lambda m: rasterize(m, ..., capacity=capacity))
     """
     given = dict(means=means, quats=quats, scales=scales, opacities=opacities)
-    given |= dict(viewmats=viewmats, Ks=Ks)
+    given |= dict(viewmats=viewmats, Ks=Ks, covars=covars)
+    given |= dict(radial_coeffs=radial_coeffs, tangential_coeffs=tangential_coeffs)
     for name, value in given.items():
         if isinstance(value, jax.core.Tracer):
             raise ValueError(f"{name}: found a traced array, expected values; plan outside jit")
     if not headroom >= 1:
         raise ValueError(f"headroom: found {headroom}, expected a factor of at least 1")
-    arrays = tuple(arguments.as_float_arrays(given).values())
-    batch, num, cameras = arguments.check_geometry(*arrays)
-    arguments.check_settings(
-        width, height, rasterize_mode, near_plane, far_plane, eps2d, 0.5, tile_size, limit
-    )
-    size = tile_size or backends.default_tile_size(backends.choose(backend)[0])
-    grid = tiles.Grid(int(width), int(height), int(size))
-    if num == 0 or cameras == 0 or 0 in batch:
+    options = dict(
+        width=width, height=height, render_mode="D", rasterize_mode=rasterize_mode,
+        camera_model=camera_model, near_plane=near_plane, far_plane=far_plane,
+        radius_clip=radius_clip, eps2d=eps2d, tile_size=tile_size, capacity=limit, backend=backend,
+    )  # fmt: skip
+    settings, inputs, batch = arguments.prepare(given, options)
+    if inputs.means.shape[-2] == 0 or inputs.viewmats.shape[-3] == 0 or 0 in batch:
         return min(_ROUND, limit)
-    scenes = [x.reshape(-1, *x.shape[len(batch) :]) for x in arrays]
-    options = (float(near_plane), float(far_plane), float(eps2d), rasterize_mode)
-    worst = int(_worst(grid, options, *scenes))
+    worst = int(_worst(settings, arguments.join_scenes(inputs, batch)))
     wanted = max(math.ceil(worst * headroom / _ROUND), 1) * _ROUND
     return min(wanted, limit)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _worst(grid, options, means, quats, scales, opacities, viewmats, Ks):
+@functools.partial(jax.jit, static_argnums=0)
+def _worst(settings, inputs):
     """Largest number of box tiles of an image, int32, saturating."""
-    near_plane, far_plane, eps2d, mode = options
+    grid = tiles.Grid(settings.width, settings.height, settings.tile_size)
 
-    def one(means, quats, scales, opacities, viewmat, K):
-        splats = projection.project(
-            means, quats, scales, opacities, viewmat, K, grid.width, grid.height,
-            near_plane=near_plane, far_plane=far_plane, eps2d=eps2d, rasterize_mode=mode,
-        )  # fmt: skip
+    def count(splats):
         low, high = tiles.tile_boxes(splats, grid)
         extent = high - low
         return tiles.saturating_sum(extent[:, 0] * extent[:, 1])
 
-    per_camera = jax.vmap(one, (None, None, None, None, 0, 0))
-    counts = jax.vmap(per_camera)(means, quats, scales, opacities, viewmats, Ks)
-    return jnp.max(counts)
+    return jnp.max(jax.vmap(jax.vmap(count))(stages.projected(settings, inputs).splats))

@@ -1,7 +1,7 @@
-"""Pinhole EWA projection of 3D Gaussians to image-space ellipses, one scene and one camera.
+"""EWA projection of 3D Gaussians to image-space ellipses, one scene and one camera.
 
-Plain ``jax.numpy``: automatic differentiation gives the gradients of every input, camera pose and
-intrinsics included. Products are written out per component, so no backend lowers them to reduced
+Plain ``jax.numpy``: automatic differentiation gives the gradients of every input, camera pose,
+intrinsics and lens included. The cameras themselves are in `camera_models`. Products are written out per component, so no backend lowers them to reduced
 matrix precision. Gaussians that cannot be projected (behind the camera, not finite, ...) get safe
 values *before* the operation that would fail (double ``where``), hence a zero gradient, never NaN.
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import constants
+from gsjax.raster import camera_models, constants
 
 MODES = ("classic", "antialiased")
 
@@ -46,18 +46,23 @@ class Splats(NamedTuple):
 
 def project(
     means: jax.Array,
-    quats: jax.Array,
-    scales: jax.Array,
+    quats: jax.Array | None,
+    scales: jax.Array | None,
     opacities: jax.Array,
     viewmat: jax.Array,
     K: jax.Array,
     width: int,
     height: int,
     *,
+    covars: jax.Array | None = None,
     near_plane: float = 0.01,
     far_plane: float = 1e10,
+    radius_clip: float = 0.0,
     eps2d: float = 0.3,
     rasterize_mode: str = "classic",
+    camera_model: str = "pinhole",
+    radial_coeffs: jax.Array | None = None,
+    tangential_coeffs: jax.Array | None = None,
 ) -> Splats:
     """Projects N Gaussians into one camera.
 
@@ -69,15 +74,22 @@ def project(
       viewmat: [4, 4] world to camera, OpenCV axes (x right, y down, z forward).
       K: [3, 3] intrinsics in pixels.
       width, height: image size in pixels.
+      covars: [N, 3, 3] covariances, used if quats and scales are None; the symmetric part counts.
+        Gaussians whose image is not positive definite after eps2d are culled.
       near_plane, far_plane: Gaussians whose centre has z outside of these are culled.
+      radius_clip: Gaussians with both half extents at most this many pixels are culled.
       eps2d: added to the diagonal of the 2D covariance, pixels squared.
       rasterize_mode: 'classic', or 'antialiased' (opacity times sqrt(det before / det after eps2d)).
+      camera_model: 'pinhole', 'ortho' or 'fisheye'.
+      radial_coeffs: [R] OpenCV's k1, k2, ...: up to 6 for a pinhole, up to 4 for a fisheye.
+        Gaussians whose centre lies where the distortion folds over are culled.
+      tangential_coeffs: [2] OpenCV's p1, p2; pinhole only.
 
     Returns:
       Splats without leading axes. Culled Gaussians have radii 0 and finite values.
 
     Raises:
-      ValueError: for an unknown rasterize_mode.
+      ValueError: for an unknown rasterize_mode or camera_model, or coefficients it does not take.
     """
     return project_and_flag(
         means,
@@ -88,38 +100,52 @@ def project(
         K,
         width,
         height,
+        covars=covars,
         near_plane=near_plane,
         far_plane=far_plane,
+        radius_clip=radius_clip,
         eps2d=eps2d,
         rasterize_mode=rasterize_mode,
+        camera_model=camera_model,
+        radial_coeffs=radial_coeffs,
+        tangential_coeffs=tangential_coeffs,
     )[0]
 
 
 def project_and_flag(
     means, quats, scales, opacities, viewmat, K, width, height, *, near_plane, far_plane, eps2d,
-    rasterize_mode,
+    rasterize_mode, covars=None, radius_clip=0.0, camera_model="pinhole", radial_coeffs=None,
+    tangential_coeffs=None,
 ) -> tuple[Splats, jax.Array]:  # fmt: skip
     """As `project`; returns also nonfinite: [N] bool, culled because a number was not finite."""
     if rasterize_mode not in MODES:
         raise ValueError(f"rasterize_mode is {rasterize_mode!r}; use one of {MODES}")
-    good = finite_rows(means, quats, scales, opacities)
-    means, scales, opacities = (_keep(good, x) for x in (means, scales, opacities))
+    shapes = (quats, scales) if covars is None else (covars,)
+    good = finite_rows(means, *shapes, opacities)
+    means, opacities, *shapes = (_keep(good, x) for x in (means, opacities, *shapes))
     point = _to_camera(means, viewmat)
     z = point[2]
     in_range = good & (z >= near_plane) & (z <= far_plane) & (z > _DEPTH_MIN)
     x, y, z = (jnp.where(in_range, p, safe) for p, safe in zip(point, (0.0, 0.0, 1.0), strict=True))
 
-    rows = _pixel_rows((x, y, z), _keep(good, quats), scales, viewmat, K, width, height)
-    a, d = (jax.lax.stop_gradient(_dot(r, r)) for r in rows)
+    lens = camera_models.Lens(radial_coeffs, tangential_coeffs)
+    view = camera_models.linearize(camera_model, (x, y, z), K, lens, width, height)
+    if view.valid is not None:
+        in_range &= view.valid
+    if covars is None:
+        rows, gram = _pixel_rows(view.push, _axes(*shapes), viewmat), _gram_of_rows
+    else:
+        rows, gram = _pixel_rows(view.push, _world_axes(z), viewmat), _gram_through(*shapes)
+    a, _, d, _ = (jax.lax.stop_gradient(x) for x in gram(*rows))
     fits = (a < _COV_MAX) & (d < _COV_MAX)  # False for NaN as well
     rows = tuple(tuple(jnp.where(fits, c, 0.0) for c in row) for row in rows)
 
-    conics, var, compensation, definite = _conics(rows, eps2d)
+    conics, var, compensation, definite = _conics(*gram(*rows), eps2d)
     if rasterize_mode == "antialiased":
         opacities = opacities * compensation
-    means2d = jnp.stack([K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]], -1)
+    means2d = jnp.stack(view.image, -1)
     on_screen = in_range & fits & definite
-    radii = _radii(on_screen, means2d, var, opacities, width, height)
+    radii = _radii(on_screen, means2d, var, opacities, width, height, radius_clip)
     depths = jnp.where(in_range, z, 0.0)
     return Splats(means2d, conics, opacities, depths, radii), ~good | (in_range & ~fits)
 
@@ -158,47 +184,66 @@ def _axes(quats, scales):
     return [[rot[i][j] * scales[:, j] for j in range(3)] for i in range(3)]
 
 
-def _pixel_rows(point, quats, scales, viewmat, K, width, height):
-    """Two rows of J R_cam M, each three [N]: the 2D covariance is their Gram matrix.
+def _world_axes(like):
+    """The identity in the form of `_axes`."""
+    return [[jnp.full_like(like, i == j) for j in range(3)] for i in range(3)]
 
-    J is the Jacobian of the pinhole at the centre, which is first clamped to 1.3 times the field of
-    view (asymmetric, as the principal point may be off the middle): far outside the image the
-    linearisation would blow the Gaussian up over the whole of it.
+
+def _pixel_rows(push, axes, viewmat):
+    """Two rows of J R_cam M, each three [N]; with M from `_axes` the 2D covariance is their Gram.
+
+    push: product with the Jacobian J of the camera at the centres.
     """
-    x, y, z = point
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
-    tx = jnp.clip(x / z, -(cx / fx + margin_x), (width - cx) / fx + margin_x)
-    ty = jnp.clip(y / z, -(cy / fy + margin_y), (height - cy) / fy + margin_y)
-    m = _axes(quats, scales)
-    cam = [[_dot(viewmat[i, :3], (m[0][j], m[1][j], m[2][j])) for j in range(3)] for i in range(3)]
-    gx, gy = fx / z, fy / z
-    row_x = tuple(gx * (cam[0][j] - tx * cam[2][j]) for j in range(3))
-    row_y = tuple(gy * (cam[1][j] - ty * cam[2][j]) for j in range(3))
-    return row_x, row_y
+    columns = [
+        push(tuple(_dot(viewmat[i, :3], [axes[k][j] for k in range(3)]) for i in range(3)))
+        for j in range(3)
+    ]
+    return tuple(zip(*columns, strict=True))
 
 
-def _conics(rows, eps2d):
-    """Conics [N, 3], variances (xx, yy), compensation factor, and where the matrix is definite.
+def _gram_of_rows(rx, ry):
+    """Entries xx, xy, yy of the 2D covariance with these rows, and its determinant.
 
     det(J S J^T) is the squared cross product of the two rows (Lagrange's identity): unlike
     a*d - b*b it loses no digits for needles and is never negative.
     """
-    rx, ry = rows
-    a0, b, d0 = _dot(rx, rx), _dot(rx, ry), _dot(ry, ry)
     cross = [rx[i] * ry[j] - rx[j] * ry[i] for i, j in ((0, 1), (1, 2), (2, 0))]
-    det0 = _dot(cross, cross)
+    return _dot(rx, rx), _dot(rx, ry), _dot(ry, ry), _dot(cross, cross)
+
+
+def _gram_through(covars):
+    """As `_gram_of_rows`, for rows of J R_cam and covariances S [N, 3, 3] between them.
+
+    The determinant cancels for needles: what rounding may leave below zero counts as zero, what is
+    below for another reason (S has a negative eigenvalue) stays, for the test of definiteness.
+    """
+    s = [[0.5 * (covars[:, i, j] + covars[:, j, i]) for j in range(3)] for i in range(3)]
+
+    def gram(rx, ry):
+        sx, sy = ([_dot(s[i], r) for i in range(3)] for r in (rx, ry))
+        a, b, d = _dot(rx, sx), _dot(rx, sy), _dot(ry, sy)
+        det = a * d - b * b
+        return a, b, d, jnp.where((det < 0) & (det > -1e-5 * a * d), 0.0, det)
+
+    return gram
+
+
+def _conics(a0, b, d0, det0, eps2d):
+    """Conics [N, 3], variances (xx, yy), compensation factor, and where the matrix is definite."""
     det = det0 + eps2d * (a0 + d0) + eps2d * eps2d
-    definite = det > _DET_MIN
-    det = jnp.where(definite, det, 1.0)
     a, d = a0 + eps2d, d0 + eps2d
+    definite = (det > _DET_MIN) & (a > 0) & (d > 0)
+    det = jnp.where(definite, det, 1.0)
     conics = jnp.stack([d / det, -b / det, a / det], -1)
     ratio = jnp.maximum(det0 / det, constants.COMPENSATION_MIN**2)
     return conics, (a, d), jnp.sqrt(ratio), definite
 
 
-def _radii(candidates, means2d, var, opacities, width, height):
-    """Opacity-aware half extents, 0 where nothing of at least ALPHA_MIN falls on the image."""
+def _radii(candidates, means2d, var, opacities, width, height, radius_clip):
+    """Opacity-aware half extents, 0 where nothing of at least ALPHA_MIN falls on the image.
+
+    Extents of at most radius_clip in both directions become 0 too.
+    """
     means2d, var, opacities = jax.lax.stop_gradient((means2d, jnp.stack(var, -1), opacities))
     visible = candidates & (opacities >= constants.ALPHA_MIN)
     gain = jnp.maximum(opacities, constants.ALPHA_MIN) / constants.ALPHA_MIN
@@ -206,4 +251,6 @@ def _radii(candidates, means2d, var, opacities, width, height):
     radii = jnp.ceil(sigmas[:, None] * jnp.sqrt(jnp.minimum(var, _COV_MAX)))
     size = jnp.array([width, height], means2d.dtype)
     inside = jnp.all((means2d + radii > 0) & (means2d - radii < size), -1)
+    if radius_clip > 0:
+        inside &= jnp.any(radii > radius_clip, -1)
     return jnp.where((visible & inside)[:, None], radii, 0.0).astype(jnp.int32)

@@ -8,6 +8,7 @@ The exponent is evaluated from the offsets to the pixel, sigma = (A dx^2 + C dy^
 expanded polynomial in the pixel coordinates is the same function but loses digits for needles.
 """
 
+import functools
 import math
 
 import jax
@@ -36,6 +37,7 @@ def blend(
     max_alpha: float,
     tile_size: int | None = None,
     capacity: int | None = None,
+    absgrad_probe: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Front-to-back alpha blending of I images (3DGS, arXiv 2308.04079, Eq. 3).
 
@@ -45,21 +47,23 @@ def blend(
       width, height: image size in pixels.
       max_alpha: upper bound of a Gaussian's alpha.
       tile_size, capacity: unused here; part of the contract of all backends.
+      absgrad_probe: [I, N, 2], of no effect on the result. Its gradient is that of means2d with the
+        absolute value taken at each pixel before the sum (AbsGS, arXiv 2404.10484).
 
     Returns:
       color [I, H, W, X] without background, transmittance [I, H, W], and stats: num_pairs,
       overflow, num_passes, each int32 [I]. Here a pair is (Gaussian that is not culled, image).
     """
     del tile_size, capacity
-    color, transmittance = jax.vmap(lambda s, f: _image(s, f, width, height, max_alpha))(
-        splats, features
+    color, transmittance = jax.vmap(lambda *a: _image(*a, width, height, max_alpha))(
+        splats, features, absgrad_probe
     )
     visible = jnp.sum(splats.radii[..., 0] > 0, -1, dtype=jnp.int32)
     none = jnp.zeros_like(visible)
     return color, transmittance, dict(num_pairs=visible, overflow=none, num_passes=none + 1)
 
 
-def _image(splats, features, width, height, max_alpha):
+def _image(splats, features, probe, width, height, max_alpha):
     """One image: color [H, W, X], transmittance [H, W]."""
     num, channels = features.shape
     dtype = jnp.result_type(splats.means2d, features)
@@ -68,7 +72,7 @@ def _image(splats, features, width, height, max_alpha):
         return state[1], state[0]
     order = depth_order(jax.lax.stop_gradient(splats))
     opacities = jnp.where(splats.radii[:, 0] > 0, splats.opacities, 0.0)
-    rows = (splats.means2d, splats.conics, opacities, features)
+    rows = (splats.means2d, splats.conics, opacities, features, probe)
     rows = jax.tree.map(lambda x: x[order], rows)
 
     # Chunks of sqrt(N): the backward pass stores one state a chunk and replays the inside.
@@ -93,7 +97,9 @@ def _pad(x, size):
 def _over(state, row, pixels, max_alpha):
     """Puts one Gaussian behind what is there. A negative transmittance marks a closed pixel."""
     signed, color = state
-    mean, conic, opacity, feature = row
+    mean, conic, opacity, feature, probe = row
+    if probe is not None:
+        mean = _at_pixels(signed.shape, mean, probe)
     dx, dy = mean[0] - pixels[0], mean[1] - pixels[1]
     sigma = 0.5 * (conic[0] * dx * dx + conic[2] * dy * dy) + conic[1] * dx * dy
     alpha = jnp.minimum(max_alpha, opacity * jnp.exp(-jnp.maximum(sigma, 0.0)))
@@ -102,3 +108,19 @@ def _over(state, row, pixels, max_alpha):
     stop = left <= constants.T_MIN  # this one is excluded, and so is all that follows
     weight = jnp.where(stop, 0.0, alpha * signed)
     return jnp.where(stop, -jnp.abs(signed), left), color + weight[..., None] * feature
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _at_pixels(shape, mean, probe):
+    """The two coordinates of a mean, one copy a pixel, so that each pixel has its own gradient."""
+    del probe
+    return jnp.broadcast_to(mean[0], shape), jnp.broadcast_to(mean[1], shape)
+
+
+def _at_pixels_bwd(shape, residuals, cotangents):
+    del shape, residuals
+    summed = jnp.stack([jnp.sum(g) for g in cotangents])
+    return summed, jnp.stack([jnp.sum(jnp.abs(g)) for g in cotangents])
+
+
+_at_pixels.defvjp(lambda *args: (_at_pixels(*args), None), _at_pixels_bwd)

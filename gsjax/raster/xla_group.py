@@ -11,28 +11,16 @@ is carried from pass to pass, and the backward pass replays them. Nothing is eve
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gsjax.raster import project as projection
 from gsjax.raster import tiles
+from gsjax.raster import xla_group_passes as passes
 from gsjax.raster import xla_group_walk as walk
 
-DEFAULT_TILE_SIZE = 16
-_PASS_SLOTS = 2**20  # an image
-_ALL_SLOTS = 2**21  # all images together
-_CPU_GROUP_PIXELS = 2**14
-
-
-class _Plan(NamedTuple):
-    """Static settings of one call."""
-
-    grid: tiles.Grid
-    capacity: int
-    max_alpha: float
-    group: int | None
+DEFAULT_TILE_SIZE = passes.DEFAULT_TILE_SIZE
 
 
 def blend(
@@ -45,6 +33,7 @@ def blend(
     tile_size: int | None = None,
     capacity: int | None = None,
     group: int | None = None,
+    absgrad_probe: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Front-to-back alpha blending of I images.
 
@@ -57,6 +46,7 @@ def blend(
       capacity: slots an image takes each pass; None = what the scene can need, at most 2^20 and
         2^21 over all images. Only memory and time depend on it.
       group: tiles that walk together; None = all, on CPU as many as hold 16,384 pixels.
+      absgrad_probe: [I, N, 2], see `reference.blend`.
 
     Returns:
       color [I, H, W, X] without background, transmittance [I, H, W], and stats: num_pairs (tile
@@ -69,50 +59,85 @@ def blend(
         color = jnp.zeros((images, height, width, channels), dtype)
         stats = dict(num_pairs=none, overflow=none, num_passes=none)
         return color, jnp.ones(color.shape[:3], dtype), stats
-    plan = _plan(width, height, tile_size, capacity, max_alpha, group, images, num)
-    params = (splats.means2d, splats.conics, splats.opacities[..., None], features)
-    params = jnp.concatenate([p.astype(dtype) for p in params], -1)
-    stopped = jax.lax.stop_gradient(splats)
-    boxes = jax.vmap(lambda s: tiles.depth_sorted_boxes(s, plan.grid))(stopped)
-    color, signed, pairs, passes = _composite(plan, params, boxes)
-    color = _to_image(color, plan.grid)
-    transmittance = _to_image(signed[:, :, None], plan.grid)[..., 0]
-    stats = dict(num_pairs=pairs, overflow=jnp.zeros_like(pairs), num_passes=passes)
+    plan = passes.plan(
+        width, height, images=images, num=num, max_alpha=max_alpha, tile_size=tile_size,
+        capacity=capacity, group=group, absgrad=absgrad_probe is not None,
+    )  # fmt: skip
+    params = _params(splats, features)
+    boxes = passes.boxes(plan, splats)
+    color, signed, pairs, count = _composite(plan, params, absgrad_probe, boxes, None)
+    color = passes.to_image(color, plan.grid)
+    transmittance = passes.to_image(signed[:, :, None], plan.grid)[..., 0]
+    stats = dict(num_pairs=pairs, overflow=jnp.zeros_like(pairs), num_passes=count)
     return color, transmittance, stats
 
 
-def _plan(width, height, tile_size, capacity, max_alpha, group, images, num):
-    grid = tiles.Grid(width, height, tile_size or DEFAULT_TILE_SIZE)
-    if capacity is None:
-        capacity = min(grid.count * num, _PASS_SLOTS, max(_ALL_SLOTS // images, 2**12))
-    if group is None and jax.default_backend() == "cpu":
-        group = max(_CPU_GROUP_PIXELS // grid.tile_size**2, 1)
-    return _Plan(grid, int(capacity), float(max_alpha), group)
+def blend_pixels(
+    splats: projection.Splats,
+    features: jax.Array,
+    pixels: jax.Array,
+    *,
+    width: int,
+    height: int,
+    max_alpha: float,
+    tile_size: int | None = None,
+    capacity: int | None = None,
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """`blend` at chosen pixels only: the same arithmetic, without the rest of the image.
+
+    Tiles without a chosen pixel are not listed. Gradients of pixels that share a tile meet in a
+    scatter-add, whose order a GPU does not fix.
+
+    Args:
+      pixels: [I, P, 2] int32 (column, row); those off the image stay empty.
+      splats, features, width, height, max_alpha, tile_size, capacity: as in `blend`.
+
+    Returns:
+      color [I, P, X], transmittance [I, P], stats as of `blend`.
+    """
+    images, num, channels = features.shape
+    dtype = jnp.result_type(splats.means2d, features)
+    if 0 in (images, num, pixels.shape[1]):
+        none = jnp.zeros((images,), jnp.int32)
+        color = jnp.zeros((*pixels.shape[:2], channels), dtype)
+        stats = dict(num_pairs=none, overflow=none, num_passes=none)
+        return color, jnp.ones(color.shape[:2], dtype), stats
+    plan = passes.plan(
+        width, height, images=images, num=num, max_alpha=max_alpha, tile_size=tile_size,
+        capacity=capacity, chosen=True,
+    )  # fmt: skip
+    boxes = passes.boxes(plan, splats)
+    out = _composite(plan, _params(splats, features), None, boxes, pixels)
+    color, transmittance, pairs, count = out
+    stats = dict(num_pairs=pairs, overflow=jnp.zeros_like(pairs), num_passes=count)
+    return color[..., 0], transmittance[..., 0], stats
 
 
-def _to_image(x, grid):
-    """[I, tiles, X, pixels] -> [I, H, W, X]."""
-    size = grid.tile_size
-    x = x.reshape(x.shape[0], grid.rows, grid.columns, x.shape[2], size, size)
-    x = x.transpose(0, 1, 4, 2, 5, 3)
-    x = x.reshape(x.shape[0], grid.rows * size, grid.columns * size, x.shape[-1])
-    return x[:, : grid.height, : grid.width]
+def _params(splats, features):
+    """[I, N, 6 + X] the walk's rows by Gaussian."""
+    dtype = jnp.result_type(splats.means2d, features)
+    params = (splats.means2d, splats.conics, splats.opacities[..., None], features)
+    return jnp.concatenate([p.astype(dtype) for p in params], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _composite(plan, params, boxes):
-    """params [I, N, 6 + X] -> color [I, tiles, X, P], transmittance [I, tiles, P], counts [I]."""
-    return _fold_vmap(functools.partial(_forward, plan))(params, boxes)
+def _composite(plan, params, absgrad_probe, boxes, pixels):
+    """params [I, N, 6 + X] -> color [I, L, X, P], transmittance [I, L, P], counts [I]."""
+    del absgrad_probe  # its gradient is all there is to it
+    return _fold_vmap(functools.partial(_forward, plan))(params, boxes, pixels)
 
 
-def _composite_fwd(plan, params, boxes):
-    out = _composite(plan, params, boxes)
-    return out, (params, boxes, out[0], out[1])
+def _composite_fwd(plan, params, absgrad_probe, boxes, pixels):
+    out = _composite(plan, params, absgrad_probe, boxes, pixels)
+    return out, (params, boxes, pixels, out[0], out[1])
 
 
 def _composite_bwd(plan, residuals, cotangents):
     backward = _fold_vmap(functools.partial(_backward, plan))
-    return backward(*residuals, cotangents[0], cotangents[1]), None
+    grad = backward(*residuals, cotangents[0], cotangents[1])
+    width = residuals[0].shape[-1]
+    probe_grad = grad[..., width:] if plan.absgrad else None
+    return grad[..., :width], probe_grad, None, None
 
 
 _composite.defvjp(_composite_fwd, _composite_bwd)
@@ -139,65 +164,24 @@ def _fold_vmap(fn):
     return mapped
 
 
-def _by_rank(params, boxes):
-    return jnp.take_along_axis(params, boxes.order[..., None], 1)
-
-
-def _next_lists(plan, ranked, boxes, cursor, signed):
-    """Lists of the next pass of every image; tiles without an open pixel get nothing."""
-
-    def one(rows, boxes, cursor, signed):
-        geometry = rows[:, :2], rows[:, 2:5], tiles.level(rows[:, 5])
-        is_open = jnp.max(signed, -1) > 0
-        return tiles.take(boxes, geometry, cursor, is_open, plan.grid, plan.capacity)
-
-    return jax.vmap(one)(ranked, boxes, cursor, signed)
-
-
-def _active(boxes, cursor, signed):
-    """[I] bool: Gaussians are left, and a pixel that could take them."""
-    return tiles.has_more(boxes, cursor) & (jnp.max(signed, (1, 2)) > 0)
-
-
-def _lanes(plan, lists, num):
-    """The walk's view of all lists: images side by side in one tile axis."""
-    images = lists.rank.shape[0]
-    image = jnp.arange(images, dtype=jnp.int32)[:, None]
-    offset = image * plan.capacity
-    tile = jnp.arange(plan.grid.count, dtype=jnp.int32)
-    corner = jnp.stack([tile % plan.grid.columns, tile // plan.grid.columns], -1)
-    return walk.Lanes(
-        row=(lists.rank + image * num).reshape(-1),
-        begin=(lists.bounds[:, :-1] + offset).reshape(-1),
-        end=(lists.bounds[:, 1:] + offset).reshape(-1),
-        corner=jnp.tile(corner * plan.grid.tile_size, (images, 1)),
-    )
-
-
-def _flat(x):
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _forward(plan, params, boxes):
+def _forward(plan, params, boxes, pixels):
     images, num, width = params.shape
-    ranked = _by_rank(params, boxes)
-    pixels = plan.grid.tile_size**2
-    tile_shape = (images, plan.grid.count)
+    ranked = passes.by_rank(params, boxes)
+    signed = passes.start(plan, images, pixels, params.dtype)
     init = (
         tiles.start_cursor(boxes),
-        jnp.ones((*tile_shape, pixels), params.dtype),
-        jnp.zeros((*tile_shape, width - 6, pixels), params.dtype),
+        signed,
+        jnp.zeros((*signed.shape[:2], width - 6, signed.shape[2]), params.dtype),
         jnp.zeros((2, images), jnp.int32),
     )
 
     def one_pass(state):
         cursor, signed, color, counts = state
-        active = _active(boxes, cursor, signed)
-        lists, cursor = _next_lists(plan, ranked, boxes, cursor, signed)
-        lanes = _lanes(plan, lists, num)
+        active = passes.active(boxes, cursor, signed)
+        lists, cursor = passes.next_lists(plan, ranked, boxes, cursor, signed, pixels)
         out = walk.forward(
-            _flat(ranked), lanes, _flat(signed), _flat(color), plan.grid.tile_size, plan.max_alpha,
-            plan.group,
+            passes.flat(ranked), passes.lanes(plan, lists, num, pixels), passes.flat(signed),
+            passes.flat(color), plan.lane_size, plan.max_alpha, plan.group,
         )  # fmt: skip
         pairs = tiles.saturating_sum(jnp.stack([counts[0], lists.bounds[:, -1]]), 0)
         counts = jnp.stack([pairs, counts[1] + active])
@@ -205,34 +189,35 @@ def _forward(plan, params, boxes):
 
     init = walk.varying_like((params, boxes), init)
     _, signed, color, counts = jax.lax.while_loop(
-        lambda state: jnp.any(_active(boxes, state[0], state[1])), one_pass, init
+        lambda state: jnp.any(passes.active(boxes, state[0], state[1])), one_pass, init
     )
     return color, jnp.abs(signed), counts[0], counts[1]
 
 
-def _backward(plan, params, boxes, color, transmittance, d_color, d_transmittance):
-    """Gradient of params [I, N, 6 + X]; replays the passes of the forward."""
-    num = params.shape[1]
-    ranked = _by_rank(params, boxes)
+def _backward(plan, params, boxes, pixels, color, transmittance, d_color, d_transmittance):
+    """Gradient of params [I, N, 6 + X (+ 2)]; replays the passes of the forward."""
+    images, num, width = params.shape
+    ranked = passes.by_rank(params, boxes)
     # What is still to come of <cotangent, output>, per pixel.
     rest = jnp.sum(d_color * color, 2) + d_transmittance * transmittance
     init = (
         tiles.start_cursor(boxes),
-        jnp.ones_like(transmittance),
+        passes.start(plan, images, pixels, transmittance.dtype),
         rest,
-        jnp.zeros_like(ranked),
+        jnp.zeros((images, num, width + 2 * plan.absgrad), params.dtype),
     )
 
     def one_pass(state):
         cursor, signed, rest, grad = state
-        lists, after = _next_lists(plan, ranked, boxes, cursor, signed)
+        lists, after = passes.next_lists(plan, ranked, boxes, cursor, signed, pixels)
         slots = jax.vmap(lambda *a: tiles.slots_of(*a, plan.grid))(lists, boxes, cursor)
         image = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
         unused = slots >= plan.capacity
         slots = jnp.where(unused, slots.size, slots + image * plan.capacity)
         signed_out, rest_out, pair_grad = walk.backward(
-            _flat(ranked), _lanes(plan, lists, num), slots.reshape(-1), _flat(signed), _flat(rest),
-            _flat(d_color), plan.grid.tile_size, plan.max_alpha, plan.group,
+            passes.flat(ranked), passes.lanes(plan, lists, num, pixels), slots.reshape(-1),
+            passes.flat(signed), passes.flat(rest), passes.flat(d_color), plan.lane_size,
+            plan.max_alpha, plan.group, shared=pixels is not None, absgrad=plan.absgrad,
         )  # fmt: skip
         pair_grad = pair_grad.reshape(slots.shape[0], plan.capacity, -1)
         grad += jax.vmap(walk.sum_runs)(pair_grad, lists.starts, lists.taken)
@@ -240,7 +225,7 @@ def _backward(plan, params, boxes, color, transmittance, d_color, d_transmittanc
 
     init = walk.varying_like((params, boxes, color, d_color, d_transmittance), init)
     *_, grad = jax.lax.while_loop(
-        lambda state: jnp.any(_active(boxes, state[0], state[1])), one_pass, init
+        lambda state: jnp.any(passes.active(boxes, state[0], state[1])), one_pass, init
     )
     inverse = jnp.argsort(boxes.order, axis=-1)  # rank -> Gaussian, by gathering
     return jnp.take_along_axis(grad, inverse[..., None], 1)

@@ -1,6 +1,7 @@
 """The inner loops of `xla_group`: many tiles walk their lists together, one Gaussian at a time.
 
-Arrays here are flat: M tiles (of all images), P pixels a tile, X channels. Rows of ``rows`` are
+Arrays here are flat: M tiles (of all images), P pixels a tile, X channels. With chosen pixels instead
+of whole images, a "tile" is one pixel and several of them walk the same list. Rows of ``rows`` are
 (mean x, mean y, A, B, C, opacity, X features). A negative transmittance marks a closed pixel.
 """
 
@@ -67,7 +68,44 @@ def forward(rows, lanes, signed, color, tile_size, max_alpha, group):
     return _in_groups(walk, (), parts, group)[1]
 
 
-def backward(rows, lanes, slots, signed, rest, d_color, tile_size, max_alpha, group):
+def trace(rows, lanes, signed, state, visit, tile_size, max_alpha, group):
+    """Walks as `forward` does and shows each tile's Gaussians to a visitor. Not differentiable.
+
+    Args:
+      rows, lanes, signed, tile_size, max_alpha, group: as in `forward`; features are not read.
+      state: arrays [M, ...].
+      visit: (state, row [M] int32, weight [M, P], left [M, P]) -> state; weight is 0 where the
+        Gaussian is skipped, ``left`` the transmittance behind it (negative: closed).
+
+    Returns:
+      signed and state after the pass.
+    """
+
+    def walk(carry, part):
+        begin, end, corner, signed, state = part
+        pixels = _pixels(corner, tile_size, signed.dtype)
+
+        def step(loop):
+            i, signed, state = loop
+            entry = jnp.minimum(_entries(begin + i), lanes.row.shape[0] - 1)
+            block, inside = _fetch(rows, lanes.row, begin + i, end)
+            for u in range(_STEP):
+                alpha = _response(block[:, u], inside[:, u], pixels, max_alpha)[3]
+                signed, weight, _ = _advance(signed, alpha)
+                state = visit(state, lanes.row[entry[:, u]], weight, signed)
+            return i + _STEP, signed, state
+
+        loop = (varying_like(begin, jnp.int32(0)), signed, state)
+        _, signed, state = jax.lax.while_loop(lambda s: _busy(begin + s[0], end, s[1]), step, loop)
+        return carry, (signed, state)
+
+    parts = (lanes.begin, lanes.end, lanes.corner, signed, state)
+    return _in_groups(walk, (), parts, group)[1]
+
+
+def backward(
+    rows, lanes, slots, signed, rest, d_color, tile_size, max_alpha, group, *, shared, absgrad
+):
     """Gradients of one pass.
 
     Args:
@@ -75,11 +113,13 @@ def backward(rows, lanes, slots, signed, rest, d_color, tile_size, max_alpha, gr
       slots: [entries] int32, where the gradient of each list entry is written.
       rest: [M, P] what is still to come of <cotangent, output>.
       d_color: [M, X, P] cotangent of the colour.
+      shared: several tiles walk the same list, so that their gradients are added.
+      absgrad: appends the sums of |dL/dx| and |dL/dy| over pixels.
 
     Returns:
-      signed and rest after the pass, and [entries, 6 + X] gradients by slot.
+      signed and rest after the pass, and [entries, 6 + X (+ 2)] gradients by slot.
     """
-    entries, width = lanes.row.shape[0], rows.shape[1]
+    entries, width = lanes.row.shape[0], rows.shape[1] + 2 * absgrad
 
     def walk(grads, part):
         begin, end, corner, signed, rest, d_color = part
@@ -89,7 +129,7 @@ def backward(rows, lanes, slots, signed, rest, d_color, tile_size, max_alpha, gr
             i, signed, rest, grads = state
             block, inside = _fetch(rows, lanes.row, begin + i, end)
             gains = _feature_gains(d_color, block[..., 6:])
-            shapes, weights = [], []
+            shapes, absolute, weights = [], [], []
             for u in range(_STEP):
                 response = _response(block[:, u], inside[:, u], pixels, max_alpha)
                 before, alpha = signed, response[3]
@@ -97,13 +137,17 @@ def backward(rows, lanes, slots, signed, rest, d_color, tile_size, max_alpha, gr
                 rest = rest - weight * gains[u]
                 d_alpha = before * gains[u] - rest / (1 - alpha)
                 d_alpha = jnp.where(stop | (alpha == 0), 0.0, d_alpha)
-                shapes.append(_shape_grads(block[:, u], response, d_alpha))
+                shape = _shape_grads(block[:, u], response, d_alpha)
+                shapes.append(_pixel_sums(shape))
+                absolute.append(_pixel_sums([jnp.abs(g) for g in shape[:2]]))
                 weights.append(weight)
-            new = jnp.concatenate([jnp.stack(shapes, 1), _feature_grads(d_color, weights)], -1)
+            new = [jnp.stack(shapes, 1), _feature_grads(d_color, weights)]
+            new = jnp.concatenate(new + [jnp.stack(absolute, 1)] * absgrad, -1)
             entry = jnp.minimum(_entries(begin + i), entries - 1)
             slot = jnp.where(inside, slots[entry], entries)
-            # Distinct where it counts; all others aim beyond the end.
-            grads = grads.at[slot].set(new, mode="drop")
+            # Distinct where it counts (unless shared); all others aim beyond the end.
+            place = grads.at[slot]
+            grads = place.add(new, mode="drop") if shared else place.set(new, mode="drop")
             return i + _STEP, signed, rest, grads
 
         state = (varying_like(begin, jnp.int32(0)), signed, rest, grads)
@@ -247,12 +291,12 @@ def _feature_grads(d_color, weights):
 
 
 def _shape_grads(row, response, d_alpha):
-    """[M, 6] gradients of mean, conic and opacity from those of alpha."""
+    """Gradients of mean, conic and opacity from those of alpha: six times [M, P]."""
     dx, dy, falloff, _, clamped = response
     a, b, c, opacity = (row[:, k, None] for k in range(2, 6))
     d_opacity = jnp.where(clamped, 0.0, falloff * d_alpha)
     d_sigma = -opacity * d_opacity
-    grads = (
+    return (
         d_sigma * (a * dx + b * dy),
         d_sigma * (b * dx + c * dy),
         0.5 * d_sigma * dx * dx,
@@ -260,4 +304,8 @@ def _shape_grads(row, response, d_alpha):
         0.5 * d_sigma * dy * dy,
         d_opacity,
     )
+
+
+def _pixel_sums(grads):
+    """[M, len(grads)] sums over pixels of [M, P] each."""
     return jnp.stack([jnp.sum(g, -1) for g in grads], -1)

@@ -41,6 +41,7 @@ class Spec(NamedTuple):
     grid: binning.Grid
     capacity: int
     max_alpha: float
+    absgrad: bool = False
 
 
 def default_capacity(num: int, width: int, height: int, tile_size: int) -> int:
@@ -63,6 +64,7 @@ def blend(
     max_alpha: float,
     tile_size: int | None = None,
     capacity: int | None = None,
+    absgrad_probe: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Front-to-back alpha blending of I images (3DGS, arXiv 2308.04079, Eq. 3).
 
@@ -74,6 +76,7 @@ def blend(
       tile_size: pixels; None is 8, the fastest measured.
       capacity: pairs a pass holds (12 bytes each, the list of the first pass is kept for the
         gradient); None is `default_capacity`. It changes memory and time, never the image.
+      absgrad_probe: [I, N, 2], see `reference.blend`.
 
     Returns:
       color [I, H, W, X] without background, transmittance [I, H, W], and stats, each int32 [I]:
@@ -82,12 +85,14 @@ def blend(
     tile_size = DEFAULT_TILE_SIZE if tile_size is None else tile_size
     grid = binning.Grid(width, height, tile_size)
     lane = jnp.zeros(features.shape[0], jnp.int32)
-    color, signed, stats = blend_lane(splats, features, lane, grid, capacity, max_alpha)
+    color, signed, stats = blend_lane(
+        splats, features, lane, grid, capacity, max_alpha, absgrad_probe
+    )
     color, transmittance = from_tiles(color[:, None], signed[:, None], grid)
     return color, transmittance, stats
 
 
-def blend_lane(splats, features, lane, grid, capacity, max_alpha):
+def blend_lane(splats, features, lane, grid, capacity, max_alpha, absgrad_probe=None):
     """The tiles of one lane of each image: color [I, T, X, P], transmittance [I, T, P], stats [I].
 
     lane: int32 [I]. The other arguments are those of `blend`.
@@ -97,7 +102,8 @@ def blend_lane(splats, features, lane, grid, capacity, max_alpha):
     if capacity is None:
         capacity = default_capacity(num, grid.width, grid.height, grid.tile_size)
     # One row of one Gaussian is never split, hence the lower bound.
-    spec = Spec(grid, max(int(capacity), grid.across), float(max_alpha))
+    capacity, absgrad = max(int(capacity), grid.across), absgrad_probe is not None
+    spec = Spec(grid, capacity, float(max_alpha), absgrad)
     dtype = jnp.result_type(splats.means2d, features)
     shape = (features.shape[0], grid.num_tiles, features.shape[2], grid.tile_size**2)
     if 0 in (num, *shape):
@@ -109,7 +115,7 @@ def blend_lane(splats, features, lane, grid, capacity, max_alpha):
     geometry = (splats.means2d, splats.conics, splats.opacities[..., None], features)
     rows = jnp.concatenate([x.astype(dtype) for x in geometry], -1)
     depths, radii = lax.stop_gradient((splats.depths, splats.radii))
-    color, transmittance, pairs, count = _blend(spec, rows, depths, radii, lane)
+    color, transmittance, pairs, count = _blend(spec, rows, absgrad_probe, depths, radii, lane)
     stats = dict(num_pairs=pairs, overflow=jnp.zeros_like(pairs), num_passes=count)
     return color, transmittance, stats
 
@@ -167,18 +173,22 @@ def _report_missing_flag():
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blend(spec, rows, depths, radii, lane):
+def _blend(spec, rows, absgrad_probe, depths, radii, lane):
+    del absgrad_probe  # its gradient is all there is to it
     return _forward_images(spec)(rows, depths, radii, lane)[0]
 
 
-def _blend_fwd(spec, rows, depths, radii, lane):
+def _blend_fwd(spec, rows, absgrad_probe, depths, radii, lane):
+    del absgrad_probe
     out, kept = _forward_images(spec)(rows, depths, radii, lane)
     return out, (rows, lane, out[0], out[1], kept)
 
 
 def _blend_bwd(spec, residuals, cotangents):
     gradient = _backward_images(spec)(*residuals, *cotangents[:2])
-    return gradient, None, None, None
+    width = residuals[0].shape[-1]
+    absolute = gradient[..., width:] if spec.absgrad else None
+    return gradient[..., :width], absolute, None, None, None
 
 
 _blend.defvjp(_blend_fwd, _blend_bwd)
@@ -251,16 +261,19 @@ def _forward_image(spec, rows, depths, radii, lane):
 
 
 def _backward_image(spec, rows, lane, color, transmittance, kept, color_bar, transmittance_bar):
-    """Cotangents of the outputs -> that of rows [N, 6 + X]."""
+    """Cotangents of the outputs -> that of rows [N, 6 + X (+ 2)]."""
     grid, size = spec.grid, spec.grid.tile_size
     walk, cursor, lists = kept
     ranked, centers = passes.by_rank(rows, walk.order), passes.tile_centers(grid, lane, rows.dtype)
     rest = jnp.sum(color_bar * color, 1) + transmittance_bar * transmittance
 
     def one(lists, state):
-        return passes.backward(ranked, lists, state, color_bar, centers, size, spec.max_alpha)
+        return passes.backward(
+            ranked, lists, state, color_bar, centers, size, spec.max_alpha, spec.absgrad
+        )
 
-    state = passes.Backward(jnp.ones_like(transmittance), rest, jnp.zeros_like(rows))
+    gradient = jnp.zeros((rows.shape[0], rows.shape[1] + 2 * spec.absgrad), rows.dtype)
+    state = passes.Backward(jnp.ones_like(transmittance), rest, gradient)
     state = one(lists, binning.vary(state, (walk, rest)))
 
     def again(carry):

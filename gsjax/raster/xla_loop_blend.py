@@ -39,7 +39,7 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """State of the backward pass: T [T, P], R [T, P], gradient rows [N, 6 + X] by rank."""
+    """State of the backward pass: T [T, P], R [T, P], gradient rows [N, 6 + X (+ 2)] by rank."""
 
     signed: jax.Array
     rest: jax.Array
@@ -69,7 +69,7 @@ def by_rank(rows: jax.Array, order: jax.Array) -> jax.Array:
 def by_index(gradient: jax.Array, rows: jax.Array, order: jax.Array) -> jax.Array:
     """Transpose of the derivative of `by_rank`. Ranks that were never walked hold zeros."""
     scale = jnp.maximum(rows[:, 5:6], constants.ALPHA_MIN)
-    out = jnp.zeros_like(rows).at[order].add(gradient)
+    out = jnp.zeros_like(gradient).at[order].add(gradient)
     return jnp.concatenate([out[:, :5], out[:, 5:6] / scale, out[:, 6:]], -1)
 
 
@@ -166,6 +166,13 @@ def _geometry_gradient(moments, gaussian, center):
     ]
 
 
+def _absolute_gradient(q, gaussian, center, x, y):
+    """Sums over pixels of the absolute values of dL/dm (AbsGS, arXiv 2404.10484)."""
+    a, b, c = gaussian[2], gaussian[3], gaussian[4]
+    dx, dy = (gaussian[0] - center[0]) - x, (gaussian[1] - center[1]) - y
+    return [jnp.sum(jnp.abs(q * (a * dx + b * dy))), jnp.sum(jnp.abs(q * (b * dx + c * dy)))]
+
+
 def backward(
     rows: jax.Array,
     lists: binning.Lists,
@@ -174,10 +181,11 @@ def backward(
     centers: jax.Array,
     tile_size: int,
     max_alpha: float,
+    absgrad: bool = False,
 ) -> Backward:
     """Replays one pass and adds each pair's sums to its Gaussian's row: fixed order, no scatter.
 
-    cotangents: [T, X, P] of the colors.
+    cotangents: [T, X, P] of the colors. absgrad: sums of the absolute dL/dm over pixels come last.
     """
     channels = rows.shape[1] - GEOMETRY
     x, y = pixel_offsets(tile_size, rows.dtype)
@@ -200,7 +208,10 @@ def backward(
             q = jnp.where(moves, (signed * value - rest / (1 - alpha)) * alpha, 0.0)
             colors = cotangent @ weight
             gradient = _geometry_gradient(basis @ q, gaussian, center)
-            gradient = jnp.stack(gradient + [colors[j] for j in range(channels)])
+            gradient += [colors[j] for j in range(channels)]
+            if absgrad:
+                gradient += _absolute_gradient(q, gaussian, center, x, y)
+            gradient = jnp.stack(gradient)
             out = put(out, row(out, rank) + gradient, rank)
             return jnp.where(stop, -jnp.abs(signed), left), rest, out
 
