@@ -43,6 +43,7 @@ class _Plan(NamedTuple):
     capacity: int | None
     max_alpha: float
     absgrad: bool
+    deterministic: bool
     kernels: ModuleType
     interpret: object
 
@@ -89,6 +90,7 @@ def blend(
     capacity: int | None = None,
     absgrad_probe: jax.Array | None = None,
     kernel: str | None = None,
+    deterministic: bool = True,
     interpret: object = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Front-to-back alpha blending of I images (3DGS, arXiv 2308.04079, Eq. 3).
@@ -104,6 +106,8 @@ def blend(
         image.
       absgrad_probe: [I, N, 2], see `reference.blend`; for at most 32 channels.
       kernel: 'warp', 'simple', or None for the first that this JAX can compile.
+      deterministic: False lets the 'warp' kernels add up gradients by atomic reductions: no rows in
+        memory, sums in another order each time.
       interpret: `plgpu.InterpretGPUParams()` runs the kernels on CPU, slowly (JAX >= 0.11).
 
     Returns:
@@ -124,7 +128,8 @@ def blend(
         features = jnp.zeros((images, num, 1), dtype)
     grid = tiles.Grid(width, height, tile_math.SIZE)
     absgrad = absgrad_probe is not None
-    plan = _Plan(grid, capacity, float(max_alpha), absgrad, kernel_module(kernel), interpret)
+    settings = float(max_alpha), absgrad, bool(deterministic)
+    plan = _Plan(grid, capacity, *settings, kernel_module(kernel), interpret)
     params = (splats.means2d, splats.conics, splats.opacities[..., None], features)
     params = jnp.concatenate([p.astype(jnp.float32) for p in params], -1)
     rows = pairs.depth_sorted_rows(jax.lax.stop_gradient(splats), grid)
@@ -312,10 +317,10 @@ def _backward(plan, params, rows, color, transmittance, d_color, d_transmittance
         cursor, signed, rests, sums = state
         lists, cursor = _next_lists(plan, scene, cursor, signed)
         out = [
-            plan.kernels.backward(spec, lists, table, signed, rest, d_color[:, p])
+            _pass_gradients(plan, spec, lists, table, signed, rest, d_color[:, p])
             for spec, table, rest, p in zip(scene.specs, scene.tables, rests, parts)
         ]
-        sums = [s + _sums(lists, grads[:, : s.shape[1]]) for s, (_, _, grads) in zip(sums, out)]
+        sums = [total + new for total, (_, _, new) in zip(sums, out)]
         return cursor, out[0][0], [rest for _, rest, _ in out], sums
 
     sums = [jnp.zeros((ranked.shape[0], s.sums), jnp.float32) for s in scene.specs]
@@ -331,7 +336,11 @@ def _backward(plan, params, rows, color, transmittance, d_color, d_transmittance
     return pairs.by_gaussian(jnp.concatenate(grads, -1), rows)
 
 
-def _sums(lists, grads):
-    """Gradient rows by slot -> their sums by row, in the order of the slots."""
-    grads = jnp.where(lists.listed[:, None], grads, 0.0)
-    return walk.sum_runs(grads, lists.starts, lists.taken)
+def _pass_gradients(plan, spec, lists, *arrays):
+    """signed and rest after a pass, and the sums of its gradient rows [R, spec.sums]."""
+    if not plan.deterministic and hasattr(plan.kernels, "backward_sums"):
+        signed, rest, sums = plan.kernels.backward_sums(spec, lists, *arrays)
+        return signed, rest, sums[:-1, : spec.sums]
+    signed, rest, grads = plan.kernels.backward(spec, lists, *arrays)
+    grads = jnp.where(lists.listed[:, None], grads[:, : spec.sums], 0.0)
+    return signed, rest, walk.sum_runs(grads, lists.starts, lists.taken)

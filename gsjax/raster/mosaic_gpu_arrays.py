@@ -103,10 +103,19 @@ def total_sums(stage, sums):
 
 def put_gradients(stage, grads, slot, values, entry, end):
     """See `mosaic_gpu_ptx.put_gradients`."""
-    rows = jnp.stack(values, 1)
-    rows = jnp.pad(rows, ((0, 0), (0, grads.shape[1] - rows.shape[1])))
     place = jnp.where(_exists(stage, entry, end), slot, grads.shape[0])
-    grads[...] = grads[...].at[place].set(rows, mode="drop")
+    grads[...] = grads[...].at[place].set(_padded_rows(grads, values), mode="drop")
+
+
+def add_gradients(stage, grads, row, values, entry, end):
+    """See `mosaic_gpu_ptx.add_gradients`."""
+    place = jnp.where(_exists(stage, entry, end), row, grads.shape[0])
+    grads[...] = grads[...].at[place].add(_padded_rows(grads, values), mode="drop")
+
+
+def _padded_rows(grads, values):
+    rows = jnp.stack(values, 1)
+    return jnp.pad(rows, ((0, 0), (0, grads.shape[1] - rows.shape[1])))
 
 
 def put_zeros(grads, slot, entry, end):

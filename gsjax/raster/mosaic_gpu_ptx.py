@@ -383,6 +383,31 @@ def put_gradients(stage, grads, slot, values, entry, end):
     store(grads, slot, entry, end, *values)
 
 
+def add_gradients(stage, grads, row, values, entry, end):
+    """Adds gradient rows of the batch to those of their Gaussians, in no fixed order.
+
+    One 16-byte reduction for every four numbers (PTX ISA, red.global.add.v4.f32, sm_90).
+    """
+    width = grads.shape[-1]
+
+    @plgpu.inline_mgpu(arg_types=(REF, ENTRIES, SCALAR, SCALAR) + (ENTRIES,) * len(values))
+    def add(ctx, grads, row, entry, end, *values):
+        thread = mlir.thread_index()
+        exists = mlir.less(arith.addi(entry.registers.item(), thread), end.registers.item())
+        numbers = [mlir.own_numbers(v)[0] for v in values]
+        numbers += [mlir.number(0.0)] * (width - len(numbers))
+        with utils.when(arith.andi(exists, mlir.less(thread, mlir.integer(stage.batch)))):
+            address = mlir.row_address(grads, mlir.own_numbers(row)[0], width)
+            for k in range(0, width, 4):
+                utils.inline_ptx(
+                    "red.global.add.v4.f32 [$0], {$1, $2, $3, $4};",
+                    mlir.element_address(address, [k]), *numbers[k : k + 4],
+                    has_side_effects=True,
+                )  # fmt: skip
+
+    add(grads, row, entry, end, *values)
+
+
 def put_zeros(grads, slot, entry, end):
     """Zero gradient rows for list entries [entry, end), which no pixel saw."""
     width = grads.shape[-1]

@@ -58,18 +58,57 @@ def backward(
     d_color: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Replays one pass; arguments and results as of `mosaic_gpu_simple.backward`."""
+    grads = _like(table, (lists.row.shape[0], tile_math.padded(spec.sums)))
+    return _backward_kernel(spec, signed, add=False, out_type=(_like(signed), _like(rest), grads))(
+        lists.bounds, lists.row, lists.slot, table, signed, rest, d_color
+    )
+
+
+def backward_sums(
+    spec: tile_math.Spec,
+    lists: pairs.Lists,
+    table: jax.Array,
+    signed: jax.Array,
+    rest: jax.Array,
+    d_color: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Like `backward`, but adds up the rows of a Gaussian by atomic reductions, in no fixed order.
+
+    Returns:
+      signed and rest after the pass, and [R + 1, spec.sums or a few more] sums by row.
+    """
+    grads = jax.new_ref(jnp.zeros((table.shape[0], tile_math.padded(spec.sums)), table.dtype))
+    out = _backward_kernel(spec, signed, add=True, out_type=(_like(signed), _like(rest)))(
+        lists.bounds, lists.row, lists.row, table, signed, rest, d_color, grads
+    )
+    return *out, jax.freeze(grads)
+
+
+def _backward_kernel(spec, signed, *, add, out_type):
     # Two staged rows at a time hide latency, as long as they leave registers for the cotangents.
     unroll = 2 if spec.channels <= _FEW_CHANNELS else 1
     stage = stages.Stage(_BACKWARD_BATCH, spec.channels, 2 * spec.absgrad, unroll)
-    sums = plgpu.SMEM(stage.sums_shape, jnp.float32)
-    grads = _like(table, (lists.row.shape[0], tile_math.padded(spec.sums)))
+    operations = _operations(spec)
+
+    def body(bounds, row, place, table, signed, rest, d_color, *refs):
+        if add:
+            grads, signed_out, rest_out, *scratch = refs
+            out = operations.add_gradients, signed_out, rest_out, grads
+        else:
+            signed_out, rest_out, grads, *scratch = refs
+            out = operations.put_gradients, signed_out, rest_out, grads
+        inputs = bounds, row, place, table, signed, rest, d_color
+        seen, end = _backward_tile(operations, spec, stage, inputs, out, scratch)
+        if not add:
+            operations.put_zeros(grads, place, seen, end)
+
     return _kernel(
-        functools.partial(_backward_tile, _operations(spec), spec, stage),
+        body,
         spec,
-        out_type=(_like(signed), _like(rest), grads),
+        out_type=out_type,
         grid=(signed.shape[0],),
-        scratch_types=(*_scratch(stage), sums),
-    )(lists.bounds, lists.row, lists.slot, table, signed, rest, d_color)
+        scratch_types=(*_scratch(stage), plgpu.SMEM(stage.sums_shape, jnp.float32)),
+    )
 
 
 def _kernel(body, spec, **kwargs):
@@ -127,11 +166,11 @@ def _forward_tile(
         color_out[tile, k] = plane
 
 
-def _backward_tile(
-    operations, spec, stage,
-    bounds, row, slot, table, signed, rest, d_color, signed_out, rest_out, grads,
-    staged, lists, sums,
-):  # fmt: skip
+def _backward_tile(operations, spec, stage, inputs, out, scratch):
+    """Returns the first entry that no pixel saw, and the end of the list."""
+    bounds, row, place, table, signed, rest, d_color = inputs
+    write, signed_out, rest_out, grads = out
+    staged, lists, sums = scratch
     tile = lax.axis_index("tile")
     end = bounds[tile + 1]
     x, y = _offsets()
@@ -155,13 +194,13 @@ def _backward_tile(
     def batch(state):
         entry, _, *pixels = state
         operations.clear_sums(stage, sums)
-        mean, slots = _stage(
-            operations, spec, stage, row, slot, table, entry, end, tile, staged, lists
+        mean, places = _stage(
+            operations, spec, stage, row, place, table, entry, end, tile, staged, lists
         )
         pixels = operations.for_each_hit(stage, staged, lists, step, pixels)
         is_open = operations.sync_any(operations.any_open(pixels[0]))
         values = _in_own_frame(operations.total_sums(stage, sums), mean)
-        operations.put_gradients(stage, grads, slots, values, entry, end)
+        write(stage, grads, places, values, entry, end)
         operations.sync()
         return entry + stage.batch, is_open, *pixels
 
@@ -169,7 +208,7 @@ def _backward_tile(
     seen, _, signed_out[tile], rest_out[tile] = _until_closed(
         operations, batch, bounds[tile], end, *state
     )
-    operations.put_zeros(grads, slot, seen, end)
+    return seen, end
 
 
 def _until_closed(operations, batch, begin, end, t, *state):

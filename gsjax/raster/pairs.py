@@ -70,9 +70,11 @@ def by_row(x: jax.Array, rows: Rows) -> jax.Array:
 
 
 def by_gaussian(x: jax.Array, rows: Rows) -> jax.Array:
-    """[R, D] of rows -> [I, N, D] of Gaussians, by gathering."""
-    inverse = jnp.argsort(rows.order, axis=-1)
-    return jnp.take_along_axis(x.reshape(*rows.order.shape, -1), inverse[..., None], 1)
+    """[R, D] of rows -> [I, N, D] of Gaussians. Each place is written once: deterministic."""
+    images, num = rows.order.shape
+    place = rows.order + jnp.arange(images, dtype=jnp.int32)[:, None] * num
+    out = jnp.zeros_like(x).at[place.reshape(-1)].set(x, unique_indices=True)
+    return out.reshape(images, num, -1)
 
 
 def image_ends(rows: Rows) -> jax.Array:

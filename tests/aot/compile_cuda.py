@@ -16,7 +16,6 @@ os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
 import argparse
 import functools
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from jax.experimental import topologies
 
 from gsjax.raster import mosaic_gpu, pairs
 from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster import project as projection
 
 TARGETS = {"h100": (9, 0, "H100 80GB HBM3"), "b200": (10, 0, "B200")}
 
@@ -93,24 +93,47 @@ def kernel_arguments(channels: int, num_tiles: int = 8160, capacity: int = 2**20
     return spec, (lists, table, plane, planes), (lists, table, plane, plane, planes)
 
 
+def blend_gradient(kernel: str, channels: int, num: int = 10_000, size: int = 256):
+    """Value and gradient of the whole backend, lists and sums included: function and shapes."""
+
+    def loss(means2d, conics, opacities, features, depths, radii):
+        splats = projection.Splats(means2d, conics, opacities, depths, radii)
+        color, transmittance, _ = mosaic_gpu.blend(
+            splats, features, width=size, height=size, max_alpha=0.99, kernel=kernel
+        )
+        return jnp.sum(color**2) + jnp.sum(transmittance)
+
+    shapes = [(1, num, 2), (1, num, 3), (1, num), (1, num, channels), (1, num)]
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+    radii = jax.ShapeDtypeStruct((1, num, 2), jnp.int32)
+    return jax.value_and_grad(loss, (0, 1, 2, 3)), (*shapes, radii)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", choices=tuple(TARGETS), default="h100")
     parser.add_argument("--kernel", choices=("simple", "warp"), default="warp")
     parser.add_argument("--channels", type=int, nargs="+", default=[3])
+    parser.add_argument("--whole", action="store_true", help="the backend with lists and sums too")
     flags = parser.parse_args(argv)
     mesh = mesh_of(flags.target)
     kernels = mosaic_gpu.kernel_module(flags.kernel)
     for channels in flags.channels:
-        spec, *arguments = kernel_arguments(channels)
-        for direction, shapes in zip(("forward", "backward"), arguments):
-            print(f"--- {flags.kernel} {direction} {channels}", flush=True)
-            sys.stderr.flush()
-            function = functools.partial(getattr(kernels, direction), spec)
+        spec, forward, backward = kernel_arguments(channels)
+        jobs = {
+            "forward": (functools.partial(kernels.forward, spec), forward),
+            "backward": (functools.partial(kernels.backward, spec), backward),
+        }
+        if hasattr(kernels, "backward_sums"):
+            jobs["backward_sums"] = functools.partial(kernels.backward_sums, spec), backward
+        if flags.whole:
+            jobs = {"whole": blend_gradient(flags.kernel, channels)}
+        for name, (function, shapes) in jobs.items():
+            print(f"--- {flags.kernel} {name} {channels}", flush=True)
             compiled = compile_for(mesh, function, *shapes)
-            size = len(compiled.runtime_executable().serialize())
-            done = vars(flags) | dict(direction=direction, channels=channels, bytes=size)
-            print("compiled " + json.dumps(done | dict(jax=jax.__version__)), flush=True)
+            done = vars(flags) | dict(channels=channels, part=name, jax=jax.__version__)
+            done["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
+            print("compiled " + json.dumps(done), flush=True)
 
 
 if __name__ == "__main__":

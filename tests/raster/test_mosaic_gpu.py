@@ -7,11 +7,13 @@ their twins on arrays. `tests/aot` compiles them; `test_backends.py` runs the su
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from gsjax.raster import api, arg_specs, backends, mosaic_gpu
+from gsjax.raster import project as projection
 from tests.raster import suite
 
 WIDTH, HEIGHT = 33, 20  # 3 x 2 tiles, the last of each cut
@@ -70,6 +72,31 @@ def test_opaque_stacks_and_long_lists_match_the_reference():
 
 
 @interpreted
+@pytest.mark.parametrize("kernel", ["warp", pytest.param("simple", marks=pytest.mark.slow)])
+def test_absolute_gradients_match_the_reference(kernel):
+    arrays = _arrays()
+    seeds = suite.blend_seeds(arrays, WIDTH, HEIGHT)
+
+    def gradients(backend, **options):
+        splats = projection.Splats(*(arrays[k] for k in projection.Splats._fields))
+
+        def loss(probe, features):
+            color, transmittance, _ = backends.load(backend).blend(
+                splats, features, width=WIDTH, height=HEIGHT, max_alpha=0.99,
+                absgrad_probe=probe, **options,
+            )  # fmt: skip
+            return jnp.sum(color * seeds[0]) + jnp.sum(transmittance * seeds[1])
+
+        probe = jnp.zeros_like(splats.means2d)
+        found = jax.jit(jax.grad(loss, (0, 1)))(probe, arrays["features"])
+        return dict(zip(("probe", "features"), map(np.asarray, found)))
+
+    expected = gradients("reference")
+    assert np.all(expected["probe"] >= 0) and np.any(expected["probe"] > 0)
+    suite.assert_gradients(gradients("mosaic_gpu", **_options(kernel=kernel)), expected)
+
+
+@interpreted
 @pytest.mark.slow
 def test_opaque_stacks_match_the_reference_with_the_plain_kernels():
     _compare(_opaque(), kernel="simple")
@@ -107,6 +134,11 @@ def test_vmap_joins_the_image_axis_and_changes_no_bit():
     mapped = jax.vmap(function)(*jax.tree.map(lambda x: x[:, None], (arrays, seeds)))
     expected = function(arrays, seeds)
     jax.tree.map(lambda m, e: np.testing.assert_array_equal(m[:, 0], e), mapped, expected)
+
+
+@interpreted
+def test_atomic_sums_match_the_reference():
+    _compare(_arrays(cameras=2), kernel="warp", deterministic=False)
 
 
 @interpreted
