@@ -71,8 +71,8 @@ def rasterize(
         alpha), 'MD' (median depth: z of the Gaussian that takes the transmittance from above 0.5 to
         0.5 or less, 0 where none does), 'FD' (first depth: z of the nearest Gaussian with an alpha
         of at least 1/255, 0 where there is none), or 'RGB+D', 'RGB+ED', 'RGB+MD', 'RGB+FD' (depth
-        last). The gradient of MD and FD goes to the depth of the Gaussian that was selected, none to
-        the selection.
+        last). MD and FD walk the lists once more, alike for all backends; their gradient goes to the
+        depth of the Gaussian that was selected, none to the selection.
       rasterize_mode: 'classic', or 'antialiased' (Mip-Splatting's 2D filter).
       camera_model: 'pinhole', 'ortho' or 'fisheye' (equidistant), see `camera_models`.
       radial_coeffs: [..., C, R] OpenCV's k1, k2, ... (up to 6 for a pinhole, 4 for a fisheye).
