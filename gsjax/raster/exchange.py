@@ -18,7 +18,7 @@ from jax import lax
 
 from gsjax.raster import project as projection
 
-_FIXED = 9  # columns of a row before the features
+FIXED = 9  # columns of a row before the features
 
 
 def strip_height(height: int, tile_size: int, num: int) -> int:
