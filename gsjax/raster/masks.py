@@ -46,5 +46,5 @@ def around(pixels: jax.Array, width: int, height: int, tile_size: int) -> jax.Ar
     grid = tiles.Grid(width, height, tile_size)
     inside = jnp.all((pixels >= 0) & (pixels < jnp.array([width, height])), -1)
     tile = jnp.where(inside[:, None], pixels, 0) // tile_size
-    none = jnp.zeros((grid.rows, grid.columns), bool)
-    return none.at[tile[:, 1], tile[:, 0]].max(inside)
+    count = jnp.zeros((grid.rows, grid.columns), jnp.int32)
+    return count.at[tile[:, 1], tile[:, 0]].add(inside.astype(jnp.int32)) > 0

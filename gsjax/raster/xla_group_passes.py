@@ -100,8 +100,8 @@ def next_lists(plan, ranked, boxes, cursor, signed, pixels):
         geometry = rows[:, :2], rows[:, 2:5], tiles.level(rows[:, 5])
         is_open = jnp.max(signed, -1) > 0
         if pixels is not None:
-            none = jnp.zeros(plan.grid.count, bool)
-            is_open = none.at[_tile_of(plan, pixels)].max(is_open)
+            count = jnp.zeros(plan.grid.count, jnp.int32)
+            is_open = count.at[_tile_of(plan, pixels)].add(is_open.astype(jnp.int32)) > 0
         return tiles.take(boxes, geometry, cursor, is_open, plan.grid, plan.capacity)
 
     return jax.vmap(one)(ranked, boxes, cursor, signed, pixels)

@@ -43,12 +43,12 @@ def test_each_object_moves_as_a_scene_of_its_own():
     for g in (raw, raw.activate()):
         found = _move(g, ids, poses)
         for index in range(-1, OBJECTS + 1):
-            part = jax.tree.map(lambda x: x[ids == index], g)  # noqa: B023
+            part = jax.tree.map(lambda x: np.asarray(x)[ids == index], g)  # noqa: B023
             if 0 <= index < OBJECTS:
                 part = _transform(part, poses[index])
             for field in dataclasses.fields(part):
                 moved, expected = (getattr(x, field.name) for x in (found, part))
-                moved = moved[ids == index]
+                moved = np.asarray(moved)[ids == index]
                 if field.name == "quats":
                     expected = rotations.quat_normalize(expected)
                 np.testing.assert_allclose(moved, expected, atol=2e-6, err_msg=field.name)

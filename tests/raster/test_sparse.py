@@ -1,5 +1,7 @@
 """Chosen pixels equal the whole image there, gradients included."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,28 +24,40 @@ def _case():
     return scene, pixels, rng.normal(size=(2, PIXELS, 5)).astype(np.float32)
 
 
-@pytest.mark.parametrize("options", [{}, dict(tile_size=8, capacity=30)])
-def test_pixels_equal_the_image_with_gradients(options):
+def _value_and_grad(function):
     scene, pixels, seeds = _case()
-    common = dict(width=WIDTH, height=HEIGHT, render_mode="RGB+ED", sh_degree=1)
 
-    def chosen(scene):
-        return gsjax.rasterize_pixels(**scene, **common, pixels=pixels, **options)[:2]
+    def loss(scene):
+        out = jnp.concatenate(function(scene, pixels), -1)
+        return jnp.sum(out * seeds), out
 
-    def gathered(scene):
-        out = api.rasterize(**scene, **common, backend="xla_group")[:2]
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(scene)
+
+
+@functools.cache
+def _expected():
+    """The chosen pixels of the whole image, and gradients."""
+
+    def gathered(scene, pixels):
+        out = api.rasterize(
+            **scene, width=WIDTH, height=HEIGHT, render_mode="RGB+ED", sh_degree=1,
+            backend="xla_group",
+        )[:2]  # fmt: skip
         view = np.arange(2)[:, None]
         return tuple(x[view, pixels[..., 1], pixels[..., 0]] for x in out)
 
-    def value_and_grad(function):
-        def loss(scene):
-            out = jnp.concatenate(function(scene), -1)
-            return jnp.sum(out * seeds), out
+    return _value_and_grad(gathered)
 
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(scene)
 
-    (_, expected), expected_grads = value_and_grad(gathered)
-    (_, found), grads = value_and_grad(chosen)
+@pytest.mark.parametrize("options", [{}, dict(tile_size=8, capacity=30)])
+def test_pixels_equal_the_image_with_gradients(options):
+    common = dict(width=WIDTH, height=HEIGHT, render_mode="RGB+ED", sh_degree=1) | options
+
+    def chosen(scene, pixels):
+        return gsjax.rasterize_pixels(**scene, **common, pixels=pixels)[:2]
+
+    (_, expected), expected_grads = _expected()
+    (_, found), grads = _value_and_grad(chosen)
     np.testing.assert_allclose(found, expected, atol=2e-6)
     suite.assert_gradients(grads, expected_grads, 1e-5)
     assert np.std(found) > 0.1
