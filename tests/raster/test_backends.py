@@ -16,11 +16,10 @@ class TestXlaLoop(suite.BackendSuite):
     backend = "xla_loop"
 
 
-@pytest.mark.gpu
-class TestMosaicGpu(suite.BackendSuite):
-    """On a GPU; `test_mosaic_gpu.py` interprets the same kernels elsewhere."""
+class _OnItsDevice(suite.BackendSuite):
+    """Kernels that run on one kind of device and compute in float32; float64 goes in and comes out."""
 
-    backend = "mosaic_gpu"
+    __test__ = False
 
     @pytest.fixture(autouse=True)
     def _needs_its_device(self):
@@ -29,7 +28,6 @@ class TestMosaicGpu(suite.BackendSuite):
             pytest.skip(reason)
 
     def test_float64_finite_differences(self):
-        """The kernels compute in float32; float64 goes in and comes out."""
         with jax.enable_x64(True):
             scene = arg_specs.random_scene(8, 12, 20, 17, scale=0.3)
             arrays = suite.splats_of({k: v.astype(np.float64) for k, v in scene.items()}, 20, 17)
@@ -40,6 +38,21 @@ class TestMosaicGpu(suite.BackendSuite):
             suite.assert_gradients(found[1], expected[1])
 
 
+@pytest.mark.gpu
+class TestMosaicGpu(_OnItsDevice):
+    """On a GPU; `test_mosaic_gpu.py` interprets the same kernels elsewhere."""
+
+    backend, __test__ = "mosaic_gpu", True
+
+
+@pytest.mark.tpu
+class TestMosaicTpu(_OnItsDevice):
+    """On a TPU; `test_mosaic_tpu.py` interprets the same kernels elsewhere."""
+
+    backend, __test__ = "mosaic_tpu", True
+
+
 def test_every_backend_has_its_suite():
-    suites = {c.backend for c in suite.BackendSuite.__subclasses__()}
+    classes = suite.BackendSuite.__subclasses__() + _OnItsDevice.__subclasses__()
+    suites = {getattr(c, "backend", None) for c in classes}
     assert set(backends.available()) - {"reference"} <= suites
