@@ -11,6 +11,7 @@ from gsjax.version import __version__
 _HOME = {
     "rasterize": "gsjax.raster.api",
     "rasterize_pixels": "gsjax.raster.sparse",
+    "rasterize_sharded": "gsjax.raster.sharded",
     "plan_capacity": "gsjax.raster.api",
     "Gaussians": "gsjax.core.gaussians",
     "RawGaussians": "gsjax.core.gaussians",

@@ -22,40 +22,14 @@ WIDTH, HEIGHT = 1920, 1080
 UNBOUNDED = 2**26
 
 
-def garden(root: pathlib.Path, num: int) -> dict[str, np.ndarray]:
-    """`num` Gaussians on the garden's points, copies shifted by its width in a grid on the ground."""
-    with np.load(root / "scenes" / "garden_3view" / "test_garden.npz") as file:
-        points, colors = file["means3d"].astype(np.float32), file["colors"].astype(np.float32) / 255
-        viewmat, K = file["viewmats"][0], file["Ks"][0].copy()
-        scale = WIDTH / float(file["width"])
-    rng = np.random.default_rng(0)
-    copies = -(-num // len(points))
-    side = int(np.ceil(np.sqrt(copies)))
-    low, high = np.percentile(points, [5, 95], axis=0)
-    cells = np.stack(np.divmod(np.arange(copies), side), -1) - side // 2
-    shifts = np.zeros((copies, 3), np.float32)
-    shifts[:, [0, 1]] = cells * (high - low)[[0, 1]]
-    means = (points[None] + shifts[:, None]).reshape(-1, 3)[:num]
-    K[:2] *= scale
-    return dict(
-        means=means,
-        quats=rng.normal(size=(num, 4)).astype(np.float32),
-        scales=(0.01 * np.exp(0.5 * rng.normal(size=(num, 3)))).astype(np.float32),
-        opacities=rng.uniform(0.1, 1.0, num).astype(np.float32),
-        colors=np.tile(colors, (copies, 1))[:num],
-        viewmats=viewmat[None].astype(np.float32),
-        Ks=K[None].astype(np.float32),
-    )
-
-
 def render(args) -> None:
     """One process: renders with args.capacity and writes image, gradient and figures."""
     import jax
     import jax.numpy as jnp
 
-    from gsjax.raster import api
+    from gsjax.raster import api, garden
 
-    scene = garden(pathlib.Path(os.environ["GSJAX_DATA"]), args.gaussians)
+    scene = garden.load(pathlib.Path(os.environ["GSJAX_DATA"]), args.gaussians, WIDTH, HEIGHT)
 
     def loss(opacities, rest):
         image, _, meta = api.rasterize(
