@@ -127,13 +127,13 @@ def blend(
     if channels == 0:  # the transmittance still counts
         features = jnp.zeros((images, num, 1), dtype)
     grid = tiles.Grid(width, height, tile_math.SIZE)
-    absgrad = absgrad_probe is not None
-    settings = float(max_alpha), absgrad, bool(deterministic)
+    probe = None if absgrad_probe is None else absgrad_probe.astype(jnp.float32)
+    settings = float(max_alpha), probe is not None, bool(deterministic)
     plan = _Plan(grid, capacity, *settings, kernel_module(kernel), interpret)
     params = (splats.means2d, splats.conics, splats.opacities[..., None], features)
     params = jnp.concatenate([p.astype(jnp.float32) for p in params], -1)
     rows = pairs.depth_sorted_rows(jax.lax.stop_gradient(splats), grid)
-    color, transmittance, num_pairs, num_passes = _composite(plan, params, absgrad_probe, rows)
+    color, transmittance, num_pairs, num_passes = _composite(plan, params, probe, rows)
     stats = dict(num_pairs=num_pairs, overflow=jnp.zeros_like(num_pairs), num_passes=num_passes)
     color = tile_math.to_image(color, grid)
     transmittance = tile_math.to_image(transmittance[:, None], grid)[..., 0]
@@ -288,6 +288,7 @@ def _forward(plan, params, rows):
             tiles.saturating_sum(jnp.stack([counts[0], listed]), 0),
             counts[1] + (active & reached),
         )
+        out = walk.varying_like((params, rows), out)
         return cursor, out[0][0], [color for _, color in out], counts
 
     none = jnp.zeros((images,), jnp.int32)
@@ -320,6 +321,7 @@ def _backward(plan, params, rows, color, transmittance, d_color, d_transmittance
             _pass_gradients(plan, spec, lists, table, signed, rest, d_color[:, p])
             for spec, table, rest, p in zip(scene.specs, scene.tables, rests, parts)
         ]
+        out = walk.varying_like((params, rows, color, d_color, d_transmittance), out)
         sums = [total + new for total, (_, _, new) in zip(sums, out)]
         return cursor, out[0][0], [rest for _, rest, _ in out], sums
 

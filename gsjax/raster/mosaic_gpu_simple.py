@@ -86,7 +86,7 @@ def _like(x, shape=None):
 
 def _forward_tile(spec, bounds, row, table, signed, color, signed_out, color_out):
     tile = lax.axis_index("tile")
-    end = bounds[tile + 1]
+    begin, end = tile_math.list_range(bounds, tile)
     x, y = _centres(spec, tile)
 
     def step(state):
@@ -99,7 +99,7 @@ def _forward_tile(spec, bounds, row, table, signed, color, signed_out, color_out
         return entry + _UNROLL, jnp.max(t), t, *planes
 
     planes = [_load(color, (tile, k)) for k in range(spec.channels)]
-    _, _, t, *planes = _until_closed(step, bounds[tile], end, _load(signed, (tile,)), *planes)
+    _, _, t, *planes = _until_closed(step, begin, end, _load(signed, (tile,)), *planes)
     signed_out[tile] = t
     for k, plane in enumerate(planes):
         color_out[tile, k] = plane
@@ -109,7 +109,7 @@ def _backward_tile(
     spec, bounds, row, slot, table, signed, rest, d_color, signed_out, rest_out, grads
 ):
     tile = lax.axis_index("tile")
-    end = bounds[tile + 1]
+    begin, end = tile_math.list_range(bounds, tile)
     x, y = _centres(spec, tile)
     cotangent = [_load(d_color, (tile, k)) for k in range(spec.channels)]
 
@@ -132,7 +132,7 @@ def _backward_tile(
         _write_row(grads, slot[entry], [jnp.sum(v) for v in values])
         return entry + 1, jnp.max(t), t, rest
 
-    state = _until_closed(step, bounds[tile], end, _load(signed, (tile,)), _load(rest, (tile,)))
+    state = _until_closed(step, begin, end, _load(signed, (tile,)), _load(rest, (tile,)))
     signed_out[tile], rest_out[tile] = state[2:]
 
     @pl.loop(state[0], end)
@@ -155,7 +155,7 @@ def _centres(spec, tile):
 
 
 def _load(ref, index):
-    return plgpu.layout_cast(ref[index], _LAYOUT)
+    return tile_math.computed(plgpu.layout_cast(ref[index], _LAYOUT))
 
 
 def _gaussian(spec, row, table, entry, end):

@@ -112,6 +112,20 @@ def to_image(x: jax.Array, grid: tiles.Grid) -> jax.Array:
     return x[:, : grid.height, : grid.width]
 
 
+def computed(x: jax.Array) -> jax.Array:
+    """The same number as the result of an operation, for values that start a kernel's loop.
+
+    Inside `jax.shard_map` what is read from an input has the input's type, varying over the mesh,
+    and what is computed in a kernel has not; a loop's state must have one type throughout.
+    """
+    return x * 1
+
+
+def list_range(bounds, tile) -> tuple[jax.Array, jax.Array]:
+    """Begin and end of a tile's list."""
+    return computed(bounds[tile]), computed(bounds[tile + 1])
+
+
 def response(exponent: jax.Array, peak: jax.Array, transmittance: jax.Array, max_alpha: float):
     """One Gaussian at some pixels.
 
@@ -128,10 +142,11 @@ def response(exponent: jax.Array, peak: jax.Array, transmittance: jax.Array, max
     value = jnp.exp2(exponent)
     counts = (exponent >= THRESHOLD) & (exponent <= peak)
     alpha = jnp.where(counts, jnp.minimum(value, max_alpha), 0.0)
-    weight = alpha * transmittance
-    left = transmittance - weight
+    # As in `reference`, not T - alpha T: rounded twice, that misses the stop after two Gaussians of
+    # alpha 0.99, where T is 1e-4 but for the last digits.
+    left = transmittance * (1.0 - alpha)
     stop = left <= constants.T_MIN
-    weight = jnp.where(stop, 0.0, weight)
+    weight = jnp.where(stop, 0.0, alpha * transmittance)
     return value, alpha, weight, jnp.where(stop, -jnp.abs(transmittance), left), stop
 
 

@@ -143,7 +143,7 @@ def _forward_tile(
     operations, spec, stage, bounds, row, table, signed, color, signed_out, color_out, staged, lists
 ):
     tile = lax.axis_index("tile")
-    end = bounds[tile + 1]
+    begin, end = tile_math.list_range(bounds, tile)
     x, y = _offsets()
 
     def step(_, values, state):
@@ -160,7 +160,7 @@ def _forward_tile(
         return entry + stage.batch, is_open, *pixels
 
     planes = [_load(color.at[tile, k]) for k in range(spec.channels)]
-    state = _until_closed(operations, batch, bounds[tile], end, _load(signed.at[tile]), *planes)
+    state = _until_closed(operations, batch, begin, end, _load(signed.at[tile]), *planes)
     signed_out[tile] = state[2]
     for k, plane in enumerate(state[3:]):
         color_out[tile, k] = plane
@@ -172,7 +172,7 @@ def _backward_tile(operations, spec, stage, inputs, out, scratch):
     write, signed_out, rest_out, grads = out
     staged, lists, sums = scratch
     tile = lax.axis_index("tile")
-    end = bounds[tile + 1]
+    begin, end = tile_math.list_range(bounds, tile)
     x, y = _offsets()
     cotangent = [_load(d_color.at[tile, k]) for k in range(spec.channels)]
 
@@ -205,9 +205,7 @@ def _backward_tile(operations, spec, stage, inputs, out, scratch):
         return entry + stage.batch, is_open, *pixels
 
     state = _load(signed.at[tile]), _load(rest.at[tile])
-    seen, _, signed_out[tile], rest_out[tile] = _until_closed(
-        operations, batch, bounds[tile], end, *state
-    )
+    seen, _, signed_out[tile], rest_out[tile] = _until_closed(operations, batch, begin, end, *state)
     return seen, end
 
 
@@ -218,7 +216,7 @@ def _until_closed(operations, batch, begin, end, t, *state):
 
 
 def _load(ref):
-    return plgpu.load(ref, layout=_LAYOUT, optimized=False)
+    return tile_math.computed(plgpu.load(ref, layout=_LAYOUT, optimized=False))
 
 
 def _offsets():

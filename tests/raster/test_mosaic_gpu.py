@@ -16,7 +16,7 @@ from gsjax.raster import api, arg_specs, backends, mosaic_gpu
 from gsjax.raster import project as projection
 from tests.raster import suite
 
-WIDTH, HEIGHT = 33, 20  # 3 x 2 tiles, the last of each cut
+WIDTH, HEIGHT = 20, 18  # 2 x 2 tiles, the last of each cut
 CAN_INTERPRET = hasattr(plgpu, "InterpretGPUParams")
 interpreted = pytest.mark.skipif(
     not CAN_INTERPRET, reason=f"JAX {jax.__version__} cannot interpret Mosaic GPU kernels"
@@ -28,7 +28,7 @@ def _options(**options):
 
 
 @functools.cache
-def _arrays(seed=1, num=24, cameras=1, channels=3, scale=0.15):
+def _arrays(seed=1, num=16, cameras=1, channels=3, scale=0.15):
     scene = arg_specs.random_scene(
         seed, num, WIDTH, HEIGHT, cameras=cameras, channels=channels, scale=scale
     )
@@ -52,27 +52,28 @@ def _compare(arrays, **options):
 def test_two_images_match_the_reference(kernel):
     found = _compare(_arrays(cameras=2), kernel=kernel)
     assert found[0][2]["overflow"].tolist() == [0, 0]
-    assert np.all(found[0][2]["num_pairs"] > 24) and found[0][2]["num_passes"].tolist() == [1, 1]
+    assert np.all(found[0][2]["num_pairs"] > 16) and found[0][2]["num_passes"].tolist() == [1, 1]
     assert all(np.linalg.norm(g) > 0 for g in found[1].values())
 
 
 @functools.cache
 def _opaque():
     """Long lists of large opaque Gaussians, more than a batch holds: clamped alphas, early exits."""
-    arrays = {k: v.copy() for k, v in _arrays(2, 200, scale=0.4).items()}
-    arrays["opacities"][:] = np.where(np.arange(200) % 3, 0.05, 1.0)
-    return arrays
+    scene = arg_specs.random_scene(2, 200, WIDTH, HEIGHT, scale=0.4)
+    scene["opacities"][:] = np.where(np.arange(200) % 3, 0.05, 1.0)  # radii depend on them
+    return suite.splats_of(scene, WIDTH, HEIGHT)
 
 
 @interpreted
 def test_opaque_stacks_and_long_lists_match_the_reference():
     color, transmittance, stats = _compare(_opaque(), kernel="warp")[0]
-    assert stats["num_pairs"][0] > 6 * 130  # a batch has 128 entries
+    assert stats["num_pairs"][0] > 4 * 128  # a batch has 128 entries
     assert transmittance.min() < 1e-3
 
 
 @interpreted
-@pytest.mark.parametrize("kernel", ["warp", pytest.param("simple", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["warp", "simple"])
 def test_absolute_gradients_match_the_reference(kernel):
     arrays = _arrays()
     seeds = suite.blend_seeds(arrays, WIDTH, HEIGHT)
@@ -107,7 +108,7 @@ def test_opaque_stacks_match_the_reference_with_the_plain_kernels():
 def test_many_passes_equal_one(kernel):
     one, many = (
         _run("mosaic_gpu", _arrays(cameras=2), **_options(kernel=kernel, capacity=c))
-        for c in (None, 17)
+        for c in (None, 5)
     )
     assert np.all(many[0][2]["num_passes"] > 1) and many[0][2]["overflow"].tolist() == [0, 0]
     assert many[0][2]["num_pairs"].tolist() == one[0][2]["num_pairs"].tolist()
@@ -119,14 +120,16 @@ def test_many_passes_equal_one(kernel):
 @interpreted
 @pytest.mark.parametrize(
     ("channels", "kernel"),
-    [(1, "warp"), (34, "warp"), *(pytest.param(c, "warp", marks=pytest.mark.slow) for c in (8, 32))]
+    [(34, "warp")]
+    + [pytest.param(c, "warp", marks=pytest.mark.slow) for c in (1, 8, 32)]
     + [pytest.param(34, "simple", marks=pytest.mark.slow)],
 )
 def test_channels_match_the_reference(channels, kernel):
-    _compare(_arrays(4, 12, channels=channels, scale=0.2), kernel=kernel)
+    _compare(_arrays(4, 8, channels=channels, scale=0.2), kernel=kernel)
 
 
 @interpreted
+@pytest.mark.slow
 def test_vmap_joins_the_image_axis_and_changes_no_bit():
     arrays = _arrays(cameras=2)
     seeds = suite.blend_seeds(arrays, WIDTH, HEIGHT)
@@ -137,8 +140,23 @@ def test_vmap_joins_the_image_axis_and_changes_no_bit():
 
 
 @interpreted
+@pytest.mark.slow
 def test_atomic_sums_match_the_reference():
     _compare(_arrays(cameras=2), kernel="warp", deterministic=False)
+
+
+@interpreted
+@pytest.mark.slow
+def test_two_devices_equal_one():
+    arrays = _arrays(cameras=2)
+    seeds = suite.blend_seeds(arrays, WIDTH, HEIGHT)
+    function = suite.blender("mosaic_gpu", WIDTH, HEIGHT, **_options(kernel="warp"))
+    mesh = jax.make_mesh((2,), ("view",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("view")
+    shared = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
+    found, expected = jax.tree.map(np.asarray, (shared(arrays, seeds), function(arrays, seeds)))
+    suite.assert_images(found[0], expected[0], 1e-6)
+    suite.assert_gradients(found[1], expected[1], 1e-6)
 
 
 @interpreted
