@@ -18,9 +18,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import batching, mosaic_tpu_backward, mosaic_tpu_blocks, mosaic_tpu_forward
+from gsjax.raster import (
+    batching,
+    constants,
+    mosaic_tpu_backward,
+    mosaic_tpu_blocks,
+    mosaic_tpu_forward,
+    pairs,
+    tiles,
+)
 from gsjax.raster import mosaic_tpu_tile as tile_math
-from gsjax.raster import constants, pairs, tiles
 from gsjax.raster import project as projection
 from gsjax.raster import xla_group_walk as walk
 
@@ -184,9 +191,7 @@ def _scene(plan, ranked, rows):
         for p in parts
     ]
     settings = dict(max_alpha=plan.max_alpha, interpret=plan.interpret)
-    specs = [
-        tile_math.Spec(grid.columns, grid.count, p.stop - p.start, **settings) for p in parts
-    ]
+    specs = [tile_math.Spec(grid.columns, grid.count, p.stop - p.start, **settings) for p in parts]
     geometry = ranked[:, :2], ranked[:, 2:5], tiles.level(ranked[:, 5])
     return _Scene(rows, geometry, tables, specs, images * capacity)
 
