@@ -61,6 +61,9 @@ def _print_devices() -> None:
 
     kinds = sorted({d.device_kind for d in jax.devices()})
     print(f"devices: {jax.device_count()} x {', '.join(kinds)} ({jax.default_backend()})")
-    print(f"rasterizer: {backends.choose()[0]} of {', '.join(backends.available())}")
+    chosen = backends.choose()[0]
+    for name in backends.BACKENDS:
+        reason = "the choice for this device" if name == chosen else backends.why_not(name)
+        print(f"rasterizer {name}: {reason or 'can serve'}")
     if runtime.needs_loop_flag() and not runtime.loop_flag_is_set():
         print("XLA_FLAGS lacks the native-loop option: CPU blending will be about 3x slower")

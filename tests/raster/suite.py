@@ -286,6 +286,10 @@ class BackendSuite:
         assert 0.1 < alpha.mean() < 0.99 and meta["overflow"].tolist() == [0]
         assert all(np.linalg.norm(g) > 0 for g in grads.values())
 
+    def test_the_same_bits_every_time(self):
+        first, second = (jax.tree.leaves(self.run(small_scene(0))) for _ in range(2))
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
     def test_real_scenes_match_reference(self, gsjax_data):
         width, height, pixels, excused = 96, 64, 0, 0
         for name, scene in real_scenes(gsjax_data, 10_000, width, height).items():
