@@ -34,11 +34,9 @@ REAL_FILES = (
 )
 
 
-# End to end: arguments of rasterize in, image, alpha and all gradients out.
-
-
 @functools.cache
 def _renderer(backend, width, height, gradients, **options):
+    # End to end: arguments of rasterize in, image, alpha and all gradients out.
     def render(inputs):
         return api.rasterize(**inputs, width=width, height=height, backend=backend, **options)
 
