@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -53,7 +54,8 @@ def forward(
 
 def plane_spec(channels: int) -> pl.BlockSpec:
     """One tile of [M, channels, 256]."""
-    return pl.BlockSpec((1, channels, tile_math.PIXELS), lambda tile, first: (tile, 0, 0))
+    zero = np.int32(0)  # a plain 0 is an int64 under `jax.enable_x64`
+    return pl.BlockSpec((1, channels, tile_math.PIXELS), lambda tile, first: (tile, zero, zero))
 
 
 def like(x: jax.Array) -> jax.ShapeDtypeStruct:

@@ -149,7 +149,7 @@ def running(x: jax.Array, combine: Callable, neutral: float) -> jax.Array:
 def _behind_first(x, step, neutral):
     """x moved down by ``step`` sublanes."""
     row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-    return jnp.where(row < step, neutral, pltpu.roll(x, step, 0))
+    return jnp.where(row < step, neutral, pltpu.roll(x, jnp.int32(step), 0))
 
 
 def dot(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:

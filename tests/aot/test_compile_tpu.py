@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,10 +18,11 @@ pytestmark = [
 ]
 
 
-def _compiled(*arguments):
+def _compiled(*arguments, **environment):
     """What the compiler said of each part, in the order compiled."""
     command = [sys.executable, "-m", "tests.aot.compile_tpu", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    options = dict(env=os.environ | environment, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, cwd=ROOT, **options)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-3000:]
     lines = (
@@ -37,6 +39,10 @@ def test_kernels_compile(target, channels):
     expected = [(c, part) for c in channels for part in ("forward", "backward")]
     assert [(p["channels"], p["part"]) for p in parts] == expected
     assert all(p["temporary_bytes"] == 0 for p in parts), parts  # the planes are updated in place
+
+
+def test_kernels_compile_where_plain_integers_have_64_bits():
+    assert len(_compiled("--target", "v5e", JAX_ENABLE_X64="1")) == 2
 
 
 def test_the_whole_gradient_compiles(record_property):
