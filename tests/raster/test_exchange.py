@@ -64,7 +64,7 @@ def test_rows_carry_everything(rows):
     np.testing.assert_array_equal(exchange.rows_of(splats, features), rows)
 
 
-@pytest.mark.parametrize("capacity", [None, 8])
+@pytest.mark.parametrize("capacity", [pytest.param(None, marks=pytest.mark.slow), 8])
 def test_strips_make_the_image_of_one_device(rows, capacity):
     weights = np.random.default_rng(1).normal(size=(1, HEIGHT, WIDTH, 4)).astype(np.float32)
 

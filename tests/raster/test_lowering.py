@@ -7,7 +7,7 @@ import pytest
 from gsjax.raster import api, arg_specs
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("tpu", marks=pytest.mark.slow)])
 def test_xla_group_lowers_with_its_gradient(platform):
     scene = arg_specs.random_scene(0, 64, 40, 24)
     names = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks")

@@ -98,6 +98,7 @@ def test_layers_in_depth_compose_to_the_whole(backend, seed, share):
     np.testing.assert_allclose(composed, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_scene_makes_a_number_that_is_not_finite(backend):
     for seed in range(2):
         fuzz.check(backend, seed, 50)

@@ -32,7 +32,7 @@ def _first(order, test):
     return np.where(np.any(test, 1), chosen, -1)
 
 
-@pytest.mark.parametrize("capacity", [None, 30])
+@pytest.mark.parametrize("capacity", [pytest.param(None, marks=pytest.mark.slow), 30])
 def test_first_and_median_equal_loops(capacity):
     arrays = _case()[1]
     order, weights, left = pixel_lists.weights(arrays, WIDTH, HEIGHT)
@@ -76,6 +76,7 @@ def test_contributions_are_what_the_image_is_made_of():
     assert ids.dtype == np.int32 and np.all(np.diff(weights, axis=-1) <= 0)
 
 
+@pytest.mark.slow
 def test_vmap_of_scenes_equals_the_scene_axis():
     scene, arrays = _case()
     splats = _splats(arrays)
@@ -93,7 +94,7 @@ def test_no_gaussians_no_selection():
     assert ids.shape == (2, HEIGHT, WIDTH, 2) and np.all(ids == -1) and not np.any(weights)
 
 
-@pytest.mark.parametrize("mode", ["MD", "FD"])
+@pytest.mark.parametrize("mode", ["MD", pytest.param("FD", marks=pytest.mark.slow)])
 def test_selected_depths_and_their_gradients(mode):
     scene = _case()[0]
     rng = np.random.default_rng(0)

@@ -44,7 +44,10 @@ def single(scene):
 
 @pytest.mark.parametrize(
     "shape,axes,rows",
-    [((8,), dict(tiles="t"), None), ((2, 4), dict(views="v", tiles="t"), 51)],
+    [
+        pytest.param((8,), dict(tiles="t"), None, marks=pytest.mark.slow),
+        ((2, 4), dict(views="v", tiles="t"), 51),
+    ],
     ids=["strips", "views and strips, needed rows only"],
 )
 def test_devices_make_the_image_and_gradients_of_one(scene, single, shape, axes, rows):

@@ -49,7 +49,9 @@ def _expected():
     return _value_and_grad(gathered)
 
 
-@pytest.mark.parametrize("options", [{}, dict(tile_size=8, capacity=30)])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), dict(tile_size=8, capacity=30)]
+)
 def test_pixels_equal_the_image_with_gradients(options):
     common = dict(width=WIDTH, height=HEIGHT, render_mode="RGB+ED", sh_degree=1) | options
 
