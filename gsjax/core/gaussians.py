@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import rotations, sh
+from gsjax.core import pytrees, rotations, sh
 
 
 def _check(g: "Gaussians | RawGaussians"):
@@ -34,7 +34,7 @@ def _check(g: "Gaussians | RawGaussians"):
     sh.degree_of(found[-2])
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Gaussians:
     """Activated parameters.
@@ -82,7 +82,7 @@ class Gaussians:
         )
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class RawGaussians:
     """Unconstrained parameters, as in the 3DGS PLY.

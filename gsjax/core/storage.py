@@ -20,14 +20,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import gaussians, rotations
+from gsjax.core import gaussians, pytrees, rotations
 
 DTYPES = ("float16", "bfloat16")
 _STEPS = 2**16 - 1
 _INVISIBLE = -6e4  # a logit: opacity 0
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class PackedGaussians:
     """What `pack` returns; leading axes [...] are scenes.

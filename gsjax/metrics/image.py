@@ -9,10 +9,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import image
+from gsjax.core import image, pytrees
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class ImageMean:
     """Running mean of a per-image value.

@@ -114,7 +114,9 @@ def _value_and_grad(args, **options):
     return jax.value_and_grad(loss)(args)
 
 
-@pytest.mark.parametrize("case", ["ortho", "fisheye lens", "pinhole lens"])
+@pytest.mark.parametrize(
+    "case", ["ortho", pytest.param("fisheye lens", marks=pytest.mark.slow), "pinhole lens"]
+)
 def test_gradients_equal_finite_differences(case):
     model, radial, tangential = LENSES[case]
     with jax.enable_x64(True):

@@ -140,6 +140,7 @@ def test_nothing_visible_leaves_an_empty_image_and_no_gradient():
 
 
 @interpreted
+@pytest.mark.slow
 def test_results_are_the_same_bits_every_time():
     first, second = (_run("mosaic_tpu", _arrays(), **_options()) for _ in "12")
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -149,6 +150,7 @@ def test_results_are_the_same_bits_every_time():
 
 
 @interpreted
+@pytest.mark.slow
 def test_many_passes_equal_one():
     one, many = (
         _run("mosaic_tpu", _arrays(), **_options(capacity=capacity)) for capacity in (None, 97)
@@ -160,6 +162,7 @@ def test_many_passes_equal_one():
 
 
 @interpreted
+@pytest.mark.slow
 def test_two_images_of_eleven_channels_match_the_reference():
     found = _compare(_arrays(4, 40, 2, channels=11))
     assert np.all(found[0][2]["num_pairs"] > 40) and found[0][2]["num_passes"].tolist() == [1, 1]

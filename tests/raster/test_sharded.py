@@ -70,6 +70,7 @@ def test_devices_make_the_image_and_gradients_of_one(scene, single, shape, axes,
     )
 
 
+@pytest.mark.slow
 def test_the_plan_is_enough_and_no_less_is(scene, single):
     meta = single[0][2]
     needed = sharded.plan_exchange(
