@@ -31,6 +31,7 @@ def _value_and_grad(render, weights):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.slow
 def test_two_lanes_give_the_image_and_gradients_of_one_device():
     inputs, rng = _inputs(), np.random.default_rng(0)
     weights = [rng.normal(size=(2, HEIGHT, WIDTH, c)).astype(np.float32) for c in (3, 1)]

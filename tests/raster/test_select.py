@@ -94,7 +94,8 @@ def test_no_gaussians_no_selection():
     assert ids.shape == (2, HEIGHT, WIDTH, 2) and np.all(ids == -1) and not np.any(weights)
 
 
-@pytest.mark.parametrize("mode", ["MD", pytest.param("FD", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["MD", "FD"])
 def test_selected_depths_and_their_gradients(mode):
     scene = _case()[0]
     rng = np.random.default_rng(0)
