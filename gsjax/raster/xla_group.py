@@ -19,6 +19,7 @@ from gsjax.raster import project as projection
 from gsjax.raster import tiles
 from gsjax.raster import xla_group_passes as passes
 from gsjax.raster import xla_group_walk as walk
+from gsjax.raster.batching import fold_vmap
 
 DEFAULT_TILE_SIZE = passes.DEFAULT_TILE_SIZE
 
@@ -124,7 +125,7 @@ def _params(splats, features):
 def _composite(plan, params, absgrad_probe, boxes, pixels):
     """params [I, N, 6 + X] -> color [I, L, X, P], transmittance [I, L, P], counts [I]."""
     del absgrad_probe  # its gradient is all there is to it
-    return _fold_vmap(functools.partial(_forward, plan))(params, boxes, pixels)
+    return fold_vmap(functools.partial(_forward, plan))(params, boxes, pixels)
 
 
 def _composite_fwd(plan, params, absgrad_probe, boxes, pixels):
@@ -133,7 +134,7 @@ def _composite_fwd(plan, params, absgrad_probe, boxes, pixels):
 
 
 def _composite_bwd(plan, residuals, cotangents):
-    backward = _fold_vmap(functools.partial(_backward, plan))
+    backward = fold_vmap(functools.partial(_backward, plan))
     grad = backward(*residuals, cotangents[0], cotangents[1])
     width = residuals[0].shape[-1]
     probe_grad = grad[..., width:] if plan.absgrad else None
@@ -141,27 +142,6 @@ def _composite_bwd(plan, residuals, cotangents):
 
 
 _composite.defvjp(_composite_fwd, _composite_bwd)
-
-
-def _fold_vmap(fn):
-    """``jax.vmap`` of ``fn`` joins the mapped axis to the leading axis of images.
-
-    Mapping data-dependent loops would run all of them as long as the longest, and turn every
-    branch into a select; more images are just more tiles.
-    """
-    mapped = jax.custom_batching.custom_vmap(fn)
-
-    @mapped.def_vmap
-    def _rule(axis_size, in_batched, *args):
-        def join(batched, x):
-            x = x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
-
-        out = mapped(*jax.tree.map(join, tuple(in_batched), args))
-        out = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
-        return out, jax.tree.map(lambda _: True, out)
-
-    return mapped
 
 
 def _forward(plan, params, boxes, pixels):
