@@ -131,7 +131,7 @@ def tile_lists(
     """Binning alone, of one image (no leading axis): the first pass of `blend`.
 
     Returns:
-      Lists of ranks by tile, order int32 [N] (rank -> Gaussian), and the number of pairs.
+      Lists of rows by tile, order int32 [N] (row -> Gaussian), and the number of pairs.
     """
     grid = binning.Grid(width, height, DEFAULT_TILE_SIZE if tile_size is None else tile_size)
     if capacity is None:
@@ -236,11 +236,11 @@ def _forward_image(spec, rows, depths, radii, lane):
     grid, size = spec.grid, spec.grid.tile_size
     lane = binning.vary(lane, (rows, depths, radii))
     walk = binning.walk_order(rows[:, :2], rows[:, 2:5], rows[:, 5], depths, radii, grid)
-    ranked, centers = passes.by_rank(rows, walk.order), passes.tile_centers(grid, lane, rows.dtype)
+    params, centers = passes.by_row(rows, walk.order), passes.tile_centers(grid, lane, rows.dtype)
 
     def one(cursor, closed, state, pairs):
         cursor, lists, met = binning.fill(walk, cursor, closed, lane, grid, spec.capacity, pairs)
-        state = passes.forward(ranked, lists, state, centers, size, spec.max_alpha)
+        state = passes.forward(params, lists, state, centers, size, spec.max_alpha)
         return cursor, state, met, lists
 
     shape = (grid.num_tiles, rows.shape[1] - passes.GEOMETRY, size * size)
@@ -264,12 +264,12 @@ def _backward_image(spec, rows, lane, color, transmittance, kept, color_bar, tra
     """Cotangents of the outputs -> that of rows [N, 6 + X (+ 2)]."""
     grid, size = spec.grid, spec.grid.tile_size
     walk, cursor, lists = kept
-    ranked, centers = passes.by_rank(rows, walk.order), passes.tile_centers(grid, lane, rows.dtype)
+    params, centers = passes.by_row(rows, walk.order), passes.tile_centers(grid, lane, rows.dtype)
     rest = jnp.sum(color_bar * color, 1) + transmittance_bar * transmittance
 
     def one(lists, state):
         return passes.backward(
-            ranked, lists, state, color_bar, centers, size, spec.max_alpha, spec.absgrad
+            params, lists, state, color_bar, centers, size, spec.max_alpha, spec.absgrad
         )
 
     gradient = jnp.zeros((rows.shape[0], rows.shape[1] + 2 * spec.absgrad), rows.dtype)

@@ -57,16 +57,22 @@ class Walk(NamedTuple):
     With v the height above the centre, the ellipse of alpha >= 1/255 spans, at v,
     x = center_x + slope v -+ sqrt(width2 - shrink v^2), and reaches furthest left at v = left_v.
 
+    Lists hold rows, not ranks: rows go by the tile of the centre, so that what a tile and its
+    neighbours need lies together in memory (a fifth of the time of blending went into waiting for
+    rows in depth order).
+
     Attributes:
-      rows: [N, 7] center_x, center_y, slope, width2, shrink, left_v, margin (pixels).
+      shapes: [N, 7] center_x, center_y, slope, width2, shrink, left_v, margin (pixels).
       first, last: int32 [N] its tile rows are first <= y < last.
-      order: int32 [N] rank -> index of the Gaussian; entries from `num` on are meaningless.
+      rows: int32 [N] rank -> row.
+      order: int32 [N] row -> index of the Gaussian; entries from `num` on are meaningless.
       num: int32 [] number of visible Gaussians.
     """
 
-    rows: jax.Array
+    shapes: jax.Array
     first: jax.Array
     last: jax.Array
+    rows: jax.Array
     order: jax.Array
     num: jax.Array
 
@@ -79,9 +85,9 @@ class Cursor(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """Depth-ordered lists of all tiles: tile t owns ranks[offsets[t] : offsets[t + 1]]."""
+    """Depth-ordered lists of all tiles: tile t owns rows[offsets[t] : offsets[t + 1]]."""
 
-    ranks: jax.Array
+    rows: jax.Array
     offsets: jax.Array
 
 
@@ -159,7 +165,7 @@ def walk_order(means2d, conics, opacities, depths, radii, grid: Grid) -> Walk:
     left, right = _touched(x - half_x, x + half_x, margin, grid.tile_size, grid.across)
     visible = jnp.all(radii > 0, -1) & (opacities >= constants.ALPHA_MIN)
     visible = (visible & (last > first) & (right > left)).astype(jnp.int32)
-    rows = jnp.stack(
+    shapes = jnp.stack(
         [x, y, -b / a, jnp.where(usable, level / a, _HUGE**2),
          jnp.where(bounded, det / (a * a), 0.0), b / c * half_x, margin], -1,
     )  # fmt: skip
@@ -171,8 +177,32 @@ def walk_order(means2d, conics, opacities, depths, radii, grid: Grid) -> Walk:
     size = means2d.shape[0]
     begin = vary((jnp.int32(0), jnp.zeros(size, jnp.int32)), visible)
     num, indices = lax.fori_loop(jnp.int32(0), jnp.int32(size), compact, begin)
-    order = depth_order(depths, indices, num)
-    return Walk(rows[order], first[order], last[order], order, num)
+    ranked = depth_order(depths, indices, num)
+    column = jnp.clip(jnp.floor(x / grid.tile_size), 0, grid.across - 1).astype(jnp.int32)
+    line = jnp.clip(jnp.floor(y / grid.tile_size), 0, grid.down - 1).astype(jnp.int32)
+    tile = (line * grid.across + column)[ranked]
+    rows, order = _by_tile(tile, ranked, num, grid.across * grid.down)
+    return Walk(shapes[ranked], first[ranked], last[ranked], rows, order, num)
+
+
+def _by_tile(tiles, ranked, num, num_tiles):
+    """Rank -> row, and row -> Gaussian, with rows ordered by tile (tiles [N] by rank)."""
+
+    def count(i, counts):
+        return put(counts, counts[tiles[i]] + 1, tiles[i])
+
+    def place(i, state):
+        ends, rows, order = state
+        ends = put(ends, ends[tiles[i]] + 1, tiles[i])  # update first, read the new value
+        last = ends[tiles[i]] - 1
+        return ends, put(rows, last, i), put(order, ranked[i], last)
+
+    zeros = vary(jnp.zeros(num_tiles, jnp.int32), tiles)
+    counts = lax.fori_loop(jnp.int32(0), num, count, zeros)
+    starts = jnp.cumsum(counts) - counts
+    begin = vary((starts, jnp.zeros_like(ranked), ranked), ranked)
+    _, rows, order = lax.fori_loop(jnp.int32(0), num, place, begin)
+    return rows, order
 
 
 def _touched(low, high, margin, size, count):
@@ -237,28 +267,28 @@ def fill(
     across = grid.across
 
     def gaussian(state):
-        rank, y, n, met, tiles, ranks, counts = state
-        shape = [walk.rows[rank, k] for k in range(walk.rows.shape[1])]
-        end = walk.last[rank]
+        rank, y, n, met, tiles, rows, counts = state
+        shape = [walk.shapes[rank, k] for k in range(walk.shapes.shape[1])]
+        end, own_row = walk.last[rank], walk.rows[rank]
 
         def strip(state):
-            y, n, met, tiles, ranks, counts = state
+            y, n, met, tiles, rows, counts = state
             left, right = _row_span(shape, y, grid)
             base = (y // grid.num_lanes) * across
 
             def one(x, state):
-                n, tiles, ranks, counts = state
+                n, tiles, rows, counts = state
                 tile = base + x
-                tiles, ranks = put(tiles, tile, n), put(ranks, rank, n)
+                tiles, rows = put(tiles, tile, n), put(rows, own_row, n)
                 keep = 1 - closed[tile]
-                return n + keep, tiles, ranks, put(counts, counts[tile] + keep, tile)
+                return n + keep, tiles, rows, put(counts, counts[tile] + keep, tile)
 
-            n, tiles, ranks, counts = lax.fori_loop(left, right, one, (n, tiles, ranks, counts))
+            n, tiles, rows, counts = lax.fori_loop(left, right, one, (n, tiles, rows, counts))
             more = jnp.maximum(right - left, 0)
             met = jnp.where(met > _INT32_MAX - more, _INT32_MAX, met + more)
-            return y + grid.num_lanes, n, met, tiles, ranks, counts
+            return y + grid.num_lanes, n, met, tiles, rows, counts
 
-        state = (y, n, met, tiles, ranks, counts)
+        state = (y, n, met, tiles, rows, counts)
         y, *state = lax.while_loop(
             lambda s: (s[0] < end) & (s[1] + across <= capacity), strip, state
         )
@@ -268,13 +298,13 @@ def fill(
 
     empty, zero = jnp.zeros(capacity + 1, jnp.int32), jnp.int32(0)
     begin = (*cursor, zero, met, empty, empty, jnp.zeros_like(closed))
-    rank, y, n, met, tiles, ranks, counts = lax.while_loop(
+    rank, y, n, met, tiles, rows, counts = lax.while_loop(
         lambda s: (s[0] < walk.num) & (s[2] + across <= capacity), gaussian, vary(begin, walk)
     )
-    return Cursor(rank, y), _sort_by_tile(tiles, ranks, n, counts), met
+    return Cursor(rank, y), _sort_by_tile(tiles, rows, n, counts), met
 
 
-def _sort_by_tile(tiles, ranks, num, counts):
+def _sort_by_tile(tiles, rows, num, counts):
     """Counting sort; stable, so the depth order survives."""
     offsets = jnp.cumsum(counts) - counts
 
@@ -282,8 +312,8 @@ def _sort_by_tile(tiles, ranks, num, counts):
         ends, out = state
         tile = tiles[i]
         ends = put(ends, ends[tile] + 1, tile)
-        return ends, put(out, ranks[i], ends[tile] - 1)
+        return ends, put(out, rows[i], ends[tile] - 1)
 
-    state = vary((offsets, jnp.zeros_like(ranks)), ranks)
-    _, ranks = lax.fori_loop(jnp.int32(0), num, place, state)
-    return Lists(ranks, jnp.concatenate([offsets, num[None]]))
+    state = vary((offsets, jnp.zeros_like(rows)), rows)
+    _, rows = lax.fori_loop(jnp.int32(0), num, place, state)
+    return Lists(rows, jnp.concatenate([offsets, num[None]]))

@@ -59,7 +59,7 @@ def test_lists_hold_every_pixel_above_the_threshold_in_depth_order(major, ratio)
     needed = near = 0
     for t in range(grid.num_tiles):
         x, y = t % grid.across * size, t // grid.across * size
-        listed = order[lists.ranks[lists.offsets[t] : lists.offsets[t + 1]]]
+        listed = order[lists.rows[lists.offsets[t] : lists.offsets[t + 1]]]
         depths = np.asarray(splats.depths)[listed]
         expected = np.lexsort((listed, depths))
         np.testing.assert_array_equal(expected, np.arange(len(listed)))
@@ -91,7 +91,7 @@ def test_degenerate_conics_cover_the_image_instead_of_vanishing():
     )
     grid = binning.Grid(WIDTH, HEIGHT, 8)
     lists, order, num = xla_loop.tile_lists(splats, width=WIDTH, height=HEIGHT)
-    listed = np.asarray(order[lists.ranks[:num]])
+    listed = np.asarray(order[lists.rows[:num]])
     counts = np.bincount(listed, minlength=4)
     assert counts[0] == counts[1] == grid.num_tiles
     assert grid.down <= counts[2] < grid.num_tiles  # a strip along the diagonal
