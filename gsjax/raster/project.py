@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gsjax.core import fusion
 from gsjax.raster import camera_models, constants
 
 MODES = ("classic", "antialiased")
@@ -136,6 +137,7 @@ def project_and_flag(
         rows, gram = _pixel_rows(view.push, _axes(*shapes), viewmat), _gram_of_rows
     else:
         rows, gram = _pixel_rows(view.push, _world_axes(z), viewmat), _gram_through(*shapes)
+    rows = fusion.once(rows)
     a, _, d, _ = (jax.lax.stop_gradient(x) for x in gram(*rows))
     fits = (a < _COV_MAX) & (d < _COV_MAX)  # False for NaN as well
     rows = tuple(tuple(jnp.where(fits, c, 0.0) for c in row) for row in rows)
