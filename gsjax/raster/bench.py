@@ -10,7 +10,7 @@ ones of the same sizes. All backends blend the same projected Gaussians, so the 
   compile    of the fwd+bwd program, seconds.
 
 Times are medians of alternated calls: every contestant runs once a round, so that a busy machine
-slows all of them. For figures of one core: ``taskset -c 0 python -m gsjax.raster.bench``.
+slows all of them. Freed memory stays with the process (`gsjax.runtime.keep_freed_memory`), for all. For figures of one core: ``taskset -c 0 python -m gsjax.raster.bench``.
 
 --peer PATH adds another implementation to the same rounds, a file with the interface of the study
 prototype `tiles_v2.py` (``prepare``, ``emit``, ``blend``, ``untile``); default: the variable
@@ -249,7 +249,7 @@ def measure_lanes(args) -> list[dict]:
     import jax.numpy as jnp
     import numpy as np
 
-    from gsjax.raster import api, lanes
+    from gsjax.raster import api, sharded
 
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((args.lanes,), ("tiles",), axis_types=auto)
@@ -259,18 +259,17 @@ def measure_lanes(args) -> list[dict]:
         inputs = [jnp.asarray(scene[k]) for k in names]
         rng = np.random.default_rng(0)
         weights = jnp.asarray(rng.normal(size=(len(inputs[5]), size, size, 3)), jnp.float32)
-
-        def one(*inputs, size=size):
-            return api.rasterize(*inputs, size, size, backend="xla_loop")
-
-        def split(*inputs, size=size):
-            return lanes.rasterize_lanes(*inputs, size, size, mesh=mesh)
-
+        options = dict(width=size, height=size, backend="xla_loop")
+        split = functools.partial(sharded.rasterize_sharded, mesh=mesh, tiles="tiles")
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        placed = jax.device_put((inputs, weights), everywhere)
         functions = {}
-        for key, render in (("one", one), ("lanes", split)):
+        for key, render, given in (
+            ("one", api.rasterize, (inputs, weights)), ("lanes", split, placed)
+        ):  # fmt: skip
+            render = functools.partial(render, **options)
             loss = lambda a, w, render=render: jnp.sum(render(*a)[0] * w)  # noqa: E731
-            compiled = jax.jit(jax.value_and_grad(loss)).lower(inputs, weights).compile()
-            functions[key] = compiled, (inputs, weights)
+            functions[key] = jax.jit(jax.value_and_grad(loss)).lower(*given).compile(), given
         times = alternate(functions, args.repeats)
         rows.append(dict(name=name, lanes=args.lanes) | {f"{k}_ms": v for k, v in times.items()})
         print(_lane_line(rows[-1]), flush=True)
@@ -380,6 +379,7 @@ def main(argv=None) -> None:
     if args.only_lanes:
         _widen_affinity(args.lanes)
     runtime.configure_environment()
+    runtime.keep_freed_memory()
     if args.only_lanes:
         result = measure_lanes(args)
     else:

@@ -6,7 +6,12 @@ whose arrays come sharded over that axis never lies whole on any device. A mesh 
 the cameras; along it nothing travels but the sums of gradients.
 
 The picture is that of `rasterize` on one device: every pixel sees the same Gaussians in the same
-order. For fewer images than CPU cores see `lanes`, which deals out single tile rows instead.
+order.
+
+With the backend `xla_loop`, where devices are CPU cores, a strip is every L-th tile row instead of a
+part of the image, so that all cores have about equal work. JAX must have been told of the cores,
+``jax.config.update("jax_num_cpu_devices", 2)`` at start. For as many images as cores, `views` (or data
+parallelism) is the better choice: nothing is exchanged and no depth order found twice.
 """
 
 import functools
@@ -17,7 +22,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from gsjax.raster import arguments, backends, exchange, stages
+from gsjax.raster import arguments, backends, exchange, stages, xla_loop
 
 # Axes of the scene's own arrays behind [S]: Gaussians, cameras, or both.
 _GAUSSIANS = ("means", "quats", "scales", "opacities", "covars")
@@ -84,13 +89,17 @@ def rasterize_sharded(
         name: None if value is None else _spec(name, value.ndim, tiles, views)
         for name, value in inputs._asdict().items()
     })  # fmt: skip
+    interleaved = settings.backend == "xla_loop" and tiles is not None and exchange_rows is None
+    one_device = _one_lane if interleaved else _one_strip
     strips = P(views, tiles)
     image, alpha, meta = jax.shard_map(
-        functools.partial(_one_device, settings, lanes, tiles, exchange_rows),
+        functools.partial(one_device, settings, lanes, tiles, exchange_rows),
         mesh=mesh,
         in_specs=(specs,),
         out_specs=(strips, strips, dict.fromkeys(_STATS, P(views))),
     )(inputs)
+    if interleaved:
+        image, alpha = (_deal_back(x, lanes, settings.tile_size) for x in (image, alpha))
     return image[:, :height], alpha[:, :height], meta
 
 
@@ -181,11 +190,9 @@ def _padded(inputs, multiple):
     return arguments.Inputs(**{k: pad(k, v) for k, v in inputs._asdict().items()})
 
 
-def _one_device(settings, lanes, tiles, exchange_rows, inputs):
+def _one_strip(settings, lanes, tiles, exchange_rows, inputs):
     """What each device does: project a share, exchange, blend a strip."""
-    scene = stages.projected(settings, inputs)
-    nonfinite = jnp.sum(scene.nonfinite[0], -1, dtype=jnp.int32)
-    splats, features = jax.tree.map(lambda x: x[0], (scene.splats, scene.features))
+    splats, features, nonfinite = _share(settings, inputs)
     strip = exchange.strip_height(settings.height, settings.tile_size, lanes)
     missed = jnp.zeros_like(nonfinite)
     if tiles is not None:
@@ -200,11 +207,44 @@ def _one_device(settings, lanes, tiles, exchange_rows, inputs):
         splats, features, width=settings.width, height=strip, max_alpha=settings.max_alpha,
         tile_size=settings.tile_size, capacity=settings.capacity,
     )  # fmt: skip
+    stats = stats | dict(overflow=stats["overflow"] + missed, num_culled_nonfinite=nonfinite)
+    return _composed(settings, inputs, color, transmittance, stats, tiles)
+
+
+def _one_lane(settings, lanes, tiles, exchange_rows, inputs):
+    """As `_one_strip`, with every `lanes`-th tile row for a strip."""
+    del exchange_rows  # None
+    splats, features, nonfinite = _share(settings, inputs)
+    splats, features = exchange.of_rows(exchange.gather(exchange.rows_of(splats, features), tiles))
+    color, transmittance, stats = xla_loop.blend_lane(
+        splats, features, lane=lax.axis_index(tiles), num_lanes=lanes, width=settings.width,
+        height=settings.height, max_alpha=settings.max_alpha, tile_size=settings.tile_size,
+        capacity=settings.capacity,
+    )  # fmt: skip
+    stats = stats | dict(num_culled_nonfinite=nonfinite)
+    return _composed(settings, inputs, color, transmittance, stats, tiles)
+
+
+def _share(settings, inputs):
+    """Splats and features [C, ...] of a device's own Gaussians, and how many were not finite [C]."""
+    scene = stages.projected(settings, inputs)
+    nonfinite = jnp.sum(scene.nonfinite[0], -1, dtype=jnp.int32)
+    return *jax.tree.map(lambda x: x[0], (scene.splats, scene.features)), nonfinite
+
+
+def _composed(settings, inputs, color, transmittance, stats, tiles):
+    """Rows of the image and of alpha, and stats over all devices."""
     image, alpha = stages.compose(
         settings, color[None], transmittance[None, ..., None], inputs.backgrounds
     )
-    stats = stats | dict(overflow=stats["overflow"] + missed, num_culled_nonfinite=nonfinite)
     return image[0], alpha[0], _over_strips(stats, tiles)
+
+
+def _deal_back(x, lanes, tile_size):
+    """[C, L R S, W, X], lane by lane -> rows of tiles in the order of the image."""
+    cameras, _, width, channels = x.shape
+    x = x.reshape(cameras, lanes, -1, tile_size * width * channels)
+    return x.swapaxes(1, 2).reshape(cameras, -1, width, channels)
 
 
 def _over_strips(stats, tiles):

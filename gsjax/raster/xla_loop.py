@@ -7,7 +7,7 @@ backward pass replays the passes front to back: the lists of the first are store
 Everything is deterministic: no atomics, fixed order of all sums.
 
 Images are handled one after the other; data parallelism is `jax.shard_map` over images, and
-`gsjax.raster.lanes` splits a single image. `jax.vmap` maps its axis into the image axis, because
+`rasterize_sharded` splits a single image into lanes. `jax.vmap` maps its axis into the image axis, because
 batching a loop whose length depends on data would be ruinous.
 
 Never lower this for a GPU or TPU: each step would become a few kernel launches. JAX 0.10 compiles
@@ -83,41 +83,62 @@ def blend(
       num_pairs (tile intersections, saturating), overflow (always 0), num_passes.
     """
     tile_size = DEFAULT_TILE_SIZE if tile_size is None else tile_size
-    grid = binning.Grid(width, height, tile_size)
-    lane = jnp.zeros(features.shape[0], jnp.int32)
-    color, signed, stats = blend_lane(
-        splats, features, lane, grid, capacity, max_alpha, absgrad_probe
-    )
-    color, transmittance = from_tiles(color[:, None], signed[:, None], grid)
-    return color, transmittance, stats
-
-
-def blend_lane(splats, features, lane, grid, capacity, max_alpha, absgrad_probe=None):
-    """The tiles of one lane of each image: color [I, T, X, P], transmittance [I, T, P], stats [I].
-
-    lane: int32 [I]. The other arguments are those of `blend`.
-    """
-    _report_missing_flag()
-    num = features.shape[1]
     if capacity is None:
-        capacity = default_capacity(num, grid.width, grid.height, grid.tile_size)
+        capacity = default_capacity(features.shape[1], width, height, tile_size)
+    grid, lane = binning.Grid(width, height, tile_size), jnp.int32(0)
+    return _blend_grid(splats, features, lane, grid, capacity, max_alpha, absgrad_probe)
+
+
+def blend_lane(
+    splats: projection.Splats,
+    features: jax.Array,
+    *,
+    lane: jax.Array,
+    num_lanes: int,
+    width: int,
+    height: int,
+    max_alpha: float,
+    tile_size: int | None = None,
+    capacity: int | None = None,
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """`blend` of one lane: the tile rows y of the image with y mod num_lanes = lane.
+
+    Args:
+      lane: int32 [].
+      num_lanes: how many there are.
+      capacity: as in `blend`; None is a lane's share of `default_capacity`.
+
+    Returns:
+      As `blend`, with the lane's rows alone, one under the other: the same number of rows in every
+      lane; the last ones may lie below the image.
+    """
+    tile_size = DEFAULT_TILE_SIZE if tile_size is None else tile_size
+    if capacity is None:
+        capacity = -(-default_capacity(features.shape[1], width, height, tile_size) // num_lanes)
+    grid = binning.Grid(width, height, tile_size, num_lanes)
+    return _blend_grid(splats, features, lane, grid, capacity, max_alpha, None)
+
+
+def _blend_grid(splats, features, lane, grid, capacity, max_alpha, absgrad_probe):
+    """The tile rows of one lane of each image; stats int32 [I]."""
+    _report_missing_flag()
+    images, num, channels = features.shape
     # One row of one Gaussian is never split, hence the lower bound.
     capacity, absgrad = max(int(capacity), grid.across), absgrad_probe is not None
     spec = Spec(grid, capacity, float(max_alpha), absgrad)
     dtype = jnp.result_type(splats.means2d, features)
-    shape = (features.shape[0], grid.num_tiles, features.shape[2], grid.tile_size**2)
-    if 0 in (num, *shape):
-        none = jnp.zeros(shape[0], jnp.int32)
+    if 0 in (images, num, grid.num_tiles):
+        none = jnp.zeros(images, jnp.int32)
         stats = dict(num_pairs=none, overflow=none, num_passes=none)
-        if num == 0 or shape[0] == 0:
-            ones = jnp.ones(shape[:2] + shape[3:], dtype)
-            return jnp.zeros(shape, dtype), ones, stats
+        ones = jnp.ones((images, grid.lane_height, grid.width), dtype)
+        return jnp.zeros((*ones.shape, channels), dtype), ones, stats
     geometry = (splats.means2d, splats.conics, splats.opacities[..., None], features)
     rows = jnp.concatenate([x.astype(dtype) for x in geometry], -1)
     depths, radii = lax.stop_gradient((splats.depths, splats.radii))
+    lane = jnp.broadcast_to(lane, (images,))
     color, transmittance, pairs, count = _blend(spec, rows, absgrad_probe, depths, radii, lane)
     stats = dict(num_pairs=pairs, overflow=jnp.zeros_like(pairs), num_passes=count)
-    return color, transmittance, stats
+    return _from_tiles(color, grid), _from_tiles(transmittance[:, :, None], grid)[..., 0], stats
 
 
 def tile_lists(
@@ -144,18 +165,14 @@ def tile_lists(
     return lists, walk.order, pairs
 
 
-def from_tiles(color, transmittance, grid):
-    """Lanes of tiles to images: [I, L, T, X, P] -> [I, H, W, X] and [I, L, T, P] -> [I, H, W]."""
+def _from_tiles(x, grid):
+    """[I, T, X, P] -> [I, H, W, X], the rows of a lane."""
+    images, _, channels, _ = x.shape
     size = grid.tile_size
-
-    def untile(x):
-        images, lanes, _, channels, _ = x.shape
-        x = x.reshape(images, lanes, -1, grid.across, channels, size, size)
-        x = x.transpose(0, 2, 1, 5, 3, 6, 4)  # image, row of a lane, lane, y, column, x, channel
-        x = x.reshape(images, -1, grid.across * size, channels)
-        return x[:, : grid.height, : grid.width]
-
-    return untile(color), untile(transmittance[:, :, :, None])[..., 0]
+    x = x.reshape(images, -1, grid.across, channels, size, size)
+    x = x.transpose(0, 1, 4, 2, 5, 3)  # image, tile row, y, tile column, x, channel
+    x = x.reshape(images, -1, grid.across * size, channels)
+    return x[:, : grid.lane_height, : grid.width]
 
 
 @functools.cache

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gsjax.core import fusion
 from gsjax.raster import constants
 
 _RADIX_BITS = 11  # three digits cover the 32 bits of a depth
@@ -49,6 +50,13 @@ class Grid(NamedTuple):
     def num_tiles(self) -> int:
         """Tiles of one lane."""
         return self.across * -(-self.down // self.num_lanes)
+
+    @property
+    def lane_height(self) -> int:
+        """Pixel rows of one lane: those of the image where it is the only one."""
+        if self.num_lanes == 1:
+            return self.height
+        return -(-self.down // self.num_lanes) * self.tile_size
 
 
 class Walk(NamedTuple):
@@ -154,6 +162,7 @@ def walk_order(means2d, conics, opacities, depths, radii, grid: Grid) -> Walk:
     det = jnp.where(bounded, det, a * c)
     level = 2 * jnp.log(jnp.maximum(opacities, constants.ALPHA_MIN) / constants.ALPHA_MIN)
     level = (level + 1e-4) * (1 + jnp.where(bounded, jnp.minimum(8 * eps * a * c / det, 1.0), 1.0))
+    a, b, c, det, level = fusion.once((a, b, c, det, level))
 
     def reach(k):
         return jnp.where(bounded, jnp.sqrt(level * k / det), _HUGE)
