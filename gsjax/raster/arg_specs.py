@@ -5,6 +5,7 @@ given by the caller; nothing here downloads or needs one.
 """
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -12,35 +13,63 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ArgSpec:
-    """A real scene seen by one camera.
+    """A scene seen by one camera.
 
     Attributes:
       name: row of a table.
-      file: below the data folder.
+      file: below the data folder; '' for a random cloud of `num` small Gaussians.
       size: pixels, width and height.
+      num: Gaussians, about.
+      opacity: factor on all opacities.
+      channels: of the colours; other than 3 means random ones.
     """
 
     name: str
     file: str
     size: int
+    num: int
+    opacity: float = 1.0
+    channels: int = 3
 
 
 _FILES = {
-    "boot 10k": "splats/10k/boot_10k.splat",
-    "boot 100k": "splats/100k/boot_100k.splat",
-    "capture 115k": "splats/captures/academic_tarot_cards.splat",
+    "boot 10k": ("splats/10k/boot_10k.splat", 10_000),
+    "boot 100k": ("splats/100k/boot_100k.splat", 100_000),
+    "capture 115k": ("splats/captures/academic_tarot_cards.splat", 115_000),
 }
 
 ARG_SPECS = tuple(
-    ArgSpec(f"{name} @ {size}", file, size) for size in (256, 800) for name, file in _FILES.items()
+    ArgSpec(f"{name} @ {size}", file, size, num)
+    for size in (256, 800)
+    for name, (file, num) in _FILES.items()
+)
+
+# What a rasterizer may be slow at: nothing that closes a pixel, many channels, many Gaussians.
+HARD_SPECS = (
+    ArgSpec("boot 100k @ 800, o x 0.2", *_FILES["boot 100k"][:1], 800, 100_000, opacity=0.2),
+    ArgSpec("boot 10k @ 256, C = 32", *_FILES["boot 10k"][:1], 256, 10_000, channels=32),
+    ArgSpec("boot 10k @ 256, C = 64", *_FILES["boot 10k"][:1], 256, 10_000, channels=64),
+    ArgSpec("random 1M @ 800", "", 800, 1_000_000),
 )
 
 
-def load(spec: ArgSpec, root: pathlib.Path) -> dict[str, np.ndarray]:
-    """Arguments of `rasterize` for a spec: means, quats, scales, opacities, colors, viewmats, Ks."""
-    scene = read_splat(pathlib.Path(root) / spec.file)
-    viewmat, K = look_camera(scene["means"], spec.size, spec.size)
-    return scene | dict(viewmats=viewmat[None], Ks=K[None])
+def load(spec: ArgSpec, root: pathlib.Path | None) -> dict[str, np.ndarray]:
+    """Arguments of `rasterize` for a spec: means, quats, scales, opacities, colors, viewmats, Ks.
+
+    root: the data folder; None, or one without the file, gives a random cloud of the same size.
+    """
+    path = None if root is None else pathlib.Path(root) / spec.file
+    if spec.file and path is not None and path.is_file():
+        scene = read_splat(path)
+        viewmat, K = look_camera(scene["means"], spec.size, spec.size)
+        scene |= dict(viewmats=viewmat[None], Ks=K[None])
+    else:
+        scale = 0.6 / math.sqrt(spec.num)
+        scene = random_scene(spec.num, spec.num, spec.size, spec.size, scale=scale)
+    if spec.channels != 3:
+        shape = len(scene["means"]), spec.channels
+        scene["colors"] = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+    return scene | dict(opacities=scene["opacities"] * np.float32(spec.opacity))
 
 
 def read_splat(path: pathlib.Path) -> dict[str, np.ndarray]:

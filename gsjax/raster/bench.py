@@ -44,6 +44,7 @@ def parse(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("gsjax.raster.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--backends", help="comma separated; default: the platform's")
     parser.add_argument("--rows", default="", help="only rows whose name contains this")
+    parser.add_argument("--hard", action="store_true", help="also low opacity, channels, 1M")
     parser.add_argument("--repeats", type=int, default=9, help="rounds (default 9)")
     parser.add_argument("--peer", help="path of a file like tiles_v2.py; 'none' for none")
     parser.add_argument("--lanes", type=int, default=0, help="also render on this many cores")
@@ -77,21 +78,16 @@ def peer_path(option: str | None) -> pathlib.Path | None:
     return beside if beside and beside.is_file() else None
 
 
-def scenes(synthetic: bool, wanted: str):
-    """Yields (row name, arguments of rasterize, image size)."""
+def scenes(synthetic: bool, wanted: str, hard: bool = False):
+    """Yields (row name, arguments of rasterize, image size); random clouds where files are absent."""
     from gsjax.raster import arg_specs
 
     root = None if synthetic else data_root()
-    for spec in arg_specs.ARG_SPECS:
-        if wanted not in spec.name:
-            continue
-        if root is not None and (root / spec.file).is_file():
-            yield spec.name, arg_specs.load(spec, root), spec.size
-            continue
-        num = 10_000 if "10k" in spec.name else 100_000
-        scale = 0.6 / math.sqrt(num)
-        scene = arg_specs.random_scene(num, num, spec.size, spec.size, scale=scale)
-        yield spec.name.replace(spec.name.split(" ")[0], "random"), scene, spec.size
+    for spec in arg_specs.ARG_SPECS + arg_specs.HARD_SPECS * hard:
+        if wanted in spec.name:
+            real = not spec.file or (root is not None and (root / spec.file).is_file())
+            name = spec.name if real else spec.name.replace(spec.name.split(" ")[0], "random")
+            yield name, arg_specs.load(spec, root), spec.size
 
 
 def project(scene, size):
@@ -353,7 +349,7 @@ def run(args) -> dict:
     head = ("bin ms", "forward", "fwd+bwd", "MB", "compile")
     print(f"{'scene':24s} {'':10s} " + " ".join(f"{h:>8s}" for h in head))
     rows = []
-    for name, scene, size in scenes(args.synthetic, args.rows):
+    for name, scene, size in scenes(args.synthetic, args.rows, args.hard):
         contestants = {n: backend_stages(n, size) for n in names}
         if peer:
             contestants["peer"] = peer_stages(peer, size)

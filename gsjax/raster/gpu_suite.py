@@ -104,7 +104,7 @@ def scene(row: Row):
     elif row.scene == "garden":
         made = garden.load(pathlib.Path(root), row.num, row.width, row.height)
     else:
-        spec = arg_specs.ArgSpec(row.name, CAPTURE, row.width)
+        spec = arg_specs.ArgSpec(row.name, CAPTURE, row.width, 115_000)
         made = arg_specs.load(spec, pathlib.Path(root))
     if row.channels != made["colors"].shape[-1]:
         shape = (*made["means"].shape[:-1], row.channels)

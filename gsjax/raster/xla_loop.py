@@ -55,6 +55,28 @@ def default_capacity(num: int, width: int, height: int, tile_size: int) -> int:
     return max(1, min(most, MAX_CAPACITY, max(_MIN_CAPACITY, 4 * num + 64 * tiles)))
 
 
+def temporary_bytes(
+    num: int, width: int, height: int, channels: int, capacity: int, *, tile_size: int | None = None
+) -> int:
+    """Bytes that `blend` and its gradient hold for one float32 image, beside inputs and outputs.
+
+    Args:
+      num: Gaussians, N.
+      width, height: pixels.
+      channels: X.
+      capacity: pairs a pass holds.
+      tile_size: as in `blend`.
+
+    Returns:
+      An estimate: rows of Gaussians by index, by tile, and their gradient, the walk (7 floats and 4
+      integers each), lists of tiles and rows before and behind their sort, planes of the image.
+    """
+    grid = binning.Grid(width, height, DEFAULT_TILE_SIZE if tile_size is None else tile_size)
+    pixels = grid.num_tiles * grid.tile_size**2
+    rows, walk = 3 * (passes.GEOMETRY + channels) * num, 11 * num
+    return 4 * (rows + walk + 5 * capacity + (2 * channels + 4) * pixels)
+
+
 def blend(
     splats: projection.Splats,
     features: jax.Array,

@@ -33,7 +33,7 @@ def untile(x, width, height, tile):
 def tiny(monkeypatch):
     """One small row instead of the real ones."""
     scene = arg_specs.random_scene(0, 50, 20, 20)
-    monkeypatch.setattr(bench, "scenes", lambda synthetic, wanted: [("tiny @ 20", scene, 20)])
+    monkeypatch.setattr(bench, "scenes", lambda *args: [("tiny @ 20", scene, 20)])
 
 
 def test_table_ratio_and_json(tiny, tmp_path, capsys):

@@ -120,3 +120,39 @@ def test_default_capacity_is_bounded_by_what_can_be_needed():
     assert xla_loop.default_capacity(1000, 256, 256, 8) == 4000 + 64 * 1024
     assert xla_loop.default_capacity(10**6, 4000, 4000, 8) == xla_loop.MAX_CAPACITY
     assert xla_loop.default_capacity(0, 16, 16, 8) == 1
+
+
+@pytest.mark.parametrize(
+    "num, width, height, channels, capacity",
+    [
+        (100_000, 800, 800, 3, 2**20),
+        (10_000, 256, 256, 32, 2**17),
+        (1_000, 1920, 1080, 3, 2**17),
+        pytest.param(1_000_000, 800, 800, 3, 2**20, marks=pytest.mark.slow),
+        pytest.param(10_000, 256, 256, 3, 2**20, marks=pytest.mark.slow),
+    ],
+)
+def test_memory_model_agrees_with_the_compiler(num, width, height, channels, capacity):
+    shapes = projection.Splats(
+        *(jax.ShapeDtypeStruct((1, num, *s), jnp.float32) for s in ((2,), (3,), (), ())),
+        jax.ShapeDtypeStruct((1, num, 2), jnp.int32),
+    )
+    features = jax.ShapeDtypeStruct((1, num, channels), jnp.float32)
+
+    def both(smooth, features, splats, cotangents):
+        def render(smooth, features):
+            return xla_loop.blend(
+                splats._replace(**smooth), features, width=width, height=height, max_alpha=0.99,
+                capacity=capacity,
+            )[:2]  # fmt: skip
+
+        out, vjp = jax.vjp(render, smooth, features)
+        return out, vjp(cotangents)
+
+    smooth = {k: getattr(shapes, k) for k in SMOOTH}
+    planes = ((1, height, width, channels), (1, height, width))
+    cotangents = tuple(jax.ShapeDtypeStruct(s, jnp.float32) for s in planes)
+    compiled = jax.jit(both).lower(smooth, features, shapes, cotangents).compile()
+    found = compiled.memory_analysis().temp_size_in_bytes
+    model = xla_loop.temporary_bytes(num, width, height, channels, capacity)
+    assert 0.75 < found / model < 1.25, (found, model)
