@@ -103,5 +103,5 @@ def test_layers_in_depth_compose_to_the_whole(backend, seed, share):
 
 @pytest.mark.slow
 def test_no_scene_makes_a_number_that_is_not_finite(backend):
-    for seed in range(2):
-        fuzz.check(backend, seed, 50)
+    shares = [fuzz.check(backend, seed, 50) for seed in range(2)]
+    assert min(shares) > 0.2  # else the scenes would show nothing that could go wrong
