@@ -13,6 +13,7 @@ _HOME = {
     "rasterize_pixels": "gsjax.raster.sparse",
     "rasterize_sharded": "gsjax.raster.sharded",
     "plan_capacity": "gsjax.raster.api",
+    "stack_scenes": "gsjax.core.batches",
     "Gaussians": "gsjax.core.gaussians",
     "RawGaussians": "gsjax.core.gaussians",
 }

@@ -67,7 +67,7 @@ def backward(
 
     Returns:
       signed and rest after the pass, and by slot [capacity, spec.sums or a few more]: the sums that
-      `mosaic_gpu_tile.gradients` expects, the gradient of the features, those of absgrad. Slots that
+      `kernel_passes.geometry_gradients` expects, the gradient of the features, those of absgrad. Slots that
       are in no list are not written.
     """
     shape = (lists.row.shape[0], tile_math.padded(spec.sums))

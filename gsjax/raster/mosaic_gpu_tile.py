@@ -56,7 +56,7 @@ class Spec(NamedTuple):
 
     @property
     def sums(self) -> int:
-        """Numbers of a gradient row: those of `gradients`, of the features, of absgrad."""
+        """Numbers of a gradient row: six of geometry, of the features, of absgrad."""
         return GEOMETRY + self.channels + 2 * self.absgrad
 
 
@@ -76,23 +76,6 @@ def table(rows: jax.Array) -> jax.Array:
     body = jnp.concatenate([rows[:, :2], conics, opacities, rows[:, GEOMETRY:]], -1)
     body = jnp.pad(body, ((0, 1), (0, padded(body.shape[1]) - body.shape[1])))
     return body.at[-1, 2:6].set(jnp.array([-1.0, 0.0, -1.0, NEVER], rows.dtype))
-
-
-def gradients(moments: jax.Array, rows: jax.Array) -> jax.Array:
-    """Sums a kernel's gradient rows stand for -> gradient of (mean, conic, opacity): [R, 6].
-
-    Args:
-      moments: [R, 6] sums over pixels of q (dx, dy, dx^2, dx dy, dy^2, 1), q = -dL/dsigma.
-      rows: [R, 6 or more] as for `table`.
-
-    With sigma = (A dx^2 + C dy^2) / 2 + B dx dy: dL/du = -(A s_x + B s_y), dL/dv alike,
-    dL/d(A, B, C) = -(s_xx / 2, s_xy, s_yy / 2), dL/do = s / o.
-    """
-    sx, sy, sxx, sxy, syy, s = (moments[:, k] for k in range(GEOMETRY))
-    a, b, c, opacity = (rows[:, k] for k in range(2, 6))
-    d_mean = -(a * sx + b * sy), -(b * sx + c * sy)
-    d_conic = -0.5 * sxx, -sxy, -0.5 * syy
-    return jnp.stack([*d_mean, *d_conic, s / jnp.maximum(opacity, constants.ALPHA_MIN)], -1)
 
 
 def pixel_offsets(pixel: jax.Array) -> tuple[jax.Array, jax.Array]:

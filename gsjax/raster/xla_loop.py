@@ -21,12 +21,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from absl import logging
-from jax import custom_batching, lax
+from jax import lax
 
 from gsjax import runtime
 from gsjax.raster import project as projection
 from gsjax.raster import xla_loop_bin as binning
 from gsjax.raster import xla_loop_blend as passes
+from gsjax.raster.batching import fold_vmap
 
 DEFAULT_TILE_SIZE = 8
 MAX_CAPACITY = 2**20
@@ -242,19 +243,7 @@ def _over_images(function):
             return jax.tree.map(lambda x: x[None], out)
         return lax.map(lambda one: function(*one), args)
 
-    mapped = custom_batching.custom_vmap(images)
-
-    @mapped.def_vmap
-    def _fold(size, in_batched, *args):
-        def fold(x, batched):
-            x = x if batched else jnp.broadcast_to(x[None], (size, *x.shape))
-            return x.reshape(size * x.shape[1], *x.shape[2:])
-
-        out = mapped(*jax.tree.map(fold, args, tuple(in_batched)))
-        out = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
-        return out, jax.tree.map(lambda _: True, out)
-
-    return mapped
+    return fold_vmap(images)
 
 
 @functools.cache

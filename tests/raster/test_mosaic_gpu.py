@@ -175,21 +175,6 @@ def test_no_gaussians_leave_an_empty_image():
     assert np.all(transmittance == 1) and stats["num_passes"].tolist() == [0]
 
 
-def test_parts_cover_all_channels_and_none_is_too_wide():
-    for channels in (1, 3, 32, 33, 64, 65, 100, 512):
-        parts = mosaic_gpu._parts(channels)
-        assert [p.stop for p in parts[:-1]] == [p.start for p in parts[1:]]
-        assert (parts[0].start, parts[-1].stop) == (0, channels)
-        sizes = [p.stop - p.start for p in parts]
-        assert max(sizes) <= 32 and max(sizes) - min(sizes) <= 1
-
-
-def test_default_capacity_is_bounded_by_what_can_be_needed():
-    assert mosaic_gpu.default_capacity(1, 3, 4) == 12
-    assert mosaic_gpu.default_capacity(1, 10**6, 8160) == 8 * 10**6 + 64 * 8160
-    assert mosaic_gpu.default_capacity(64, 10**7, 8160) == mosaic_gpu.MAX_CAPACITY // 64
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

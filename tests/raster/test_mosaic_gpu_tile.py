@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gsjax.raster import kernel_passes, tiles
 from gsjax.raster import mosaic_gpu_tile as tile_math
-from gsjax.raster import tiles
 
 
 def test_each_warp_owns_a_block_and_each_pixel_has_one_place():
@@ -68,5 +68,5 @@ def test_gradients_of_moments_are_those_of_the_response():
     dx, dy = rows[:, 0] - x, rows[:, 1] - y
     q = weights * _alpha(rows, x, y)
     moments = jnp.stack([jnp.sum(q * b, 0) for b in (dx, dy, dx * dx, dx * dy, dy * dy, 1.0)], 1)
-    found = tile_math.gradients(moments, rows)
+    found = kernel_passes.geometry_gradients(moments, rows)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -240,11 +240,6 @@ def test_tile_ranges_cover_all_tiles():
         assert (ranges[0].start, ranges[-1].stop) == (0, count)
 
 
-def test_default_capacity_is_bounded_by_what_can_be_needed():
-    assert mosaic_tpu.default_capacity(1, 3, 4) == 12
-    assert mosaic_tpu.default_capacity(64, 10**7, 8160) == mosaic_tpu.MAX_CAPACITY // 64
-
-
 def test_other_tile_sizes_are_refused():
     with pytest.raises(ValueError, match="tile_size: found 8.*16"):
         suite._blend("mosaic_tpu", WIDTH, HEIGHT, tile_size=8, interpret=True)(_arrays())
