@@ -15,7 +15,6 @@ os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
 
 import argparse
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from jax.experimental import topologies
 
 from gsjax.raster import mosaic_gpu, pairs
 from gsjax.raster import mosaic_gpu_tile as tile_math
-from gsjax.raster import project as projection
+from tests.aot import ahead
 
 TARGETS = {"h100": (9, 0, "H100 80GB HBM3"), "b200": (10, 0, "B200")}
 
@@ -65,16 +64,6 @@ def mesh_of(target: str) -> jax.sharding.Mesh:
     return topologies.make_mesh(topo=topology, mesh_shape=(1,), axis_names=("x",))
 
 
-def compile_for(mesh: jax.sharding.Mesh, function, *shapes):
-    """Ahead-of-time compilation of ``function`` for arguments of these (nested) shapes."""
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    placed = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
-    )
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jax.jit(function).lower(*placed).compile()
-
-
 def kernel_arguments(channels: int, num_tiles: int = 8160, capacity: int = 2**20, num: int = 2**17):
     """Shapes of a pass over a 1920 x 1080 image: spec, then what forward and backward take."""
     spec = tile_math.Spec(columns=120, tiles=num_tiles, channels=channels, max_alpha=0.99)
@@ -91,22 +80,6 @@ def kernel_arguments(channels: int, num_tiles: int = 8160, capacity: int = 2**20
     plane = array(num_tiles, tile_math.PIXELS)
     planes = array(num_tiles, channels, tile_math.PIXELS)
     return spec, (lists, table, plane, planes), (lists, table, plane, plane, planes)
-
-
-def blend_gradient(kernel: str, channels: int, num: int = 10_000, size: int = 256):
-    """Value and gradient of the whole backend, lists and sums included: function and shapes."""
-
-    def loss(means2d, conics, opacities, features, depths, radii):
-        splats = projection.Splats(means2d, conics, opacities, depths, radii)
-        color, transmittance, _ = mosaic_gpu.blend(
-            splats, features, width=size, height=size, max_alpha=0.99, kernel=kernel
-        )
-        return jnp.sum(color**2) + jnp.sum(transmittance)
-
-    shapes = [(1, num, 2), (1, num, 3), (1, num), (1, num, channels), (1, num)]
-    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
-    radii = jax.ShapeDtypeStruct((1, num, 2), jnp.int32)
-    return jax.value_and_grad(loss, (0, 1, 2, 3)), (*shapes, radii)
 
 
 def main(argv=None):
@@ -127,13 +100,9 @@ def main(argv=None):
         if hasattr(kernels, "backward_sums"):
             jobs["backward_sums"] = functools.partial(kernels.backward_sums, spec), backward
         if flags.whole:
-            jobs = {"whole": blend_gradient(flags.kernel, channels)}
-        for name, (function, shapes) in jobs.items():
-            print(f"--- {flags.kernel} {name} {channels}", flush=True)
-            compiled = compile_for(mesh, function, *shapes)
-            done = vars(flags) | dict(channels=channels, part=name, jax=jax.__version__)
-            done["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
-            print("compiled " + json.dumps(done), flush=True)
+            blend = functools.partial(mosaic_gpu.blend, kernel=flags.kernel)
+            jobs = {"whole": ahead.blend_gradient(blend, channels)}
+        ahead.compile_all(vars(flags), mesh, channels, jobs)
 
 
 if __name__ == "__main__":

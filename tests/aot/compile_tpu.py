@@ -13,7 +13,6 @@ os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 
 import argparse
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jax.experimental import topologies
 
 from gsjax.raster import mosaic_tpu, mosaic_tpu_backward, mosaic_tpu_blocks, mosaic_tpu_forward
 from gsjax.raster import mosaic_tpu_tile as tile_math
-from gsjax.raster import project as projection
+from tests.aot import ahead
 
 TARGETS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 
@@ -31,16 +30,6 @@ def mesh_of(target: str) -> jax.sharding.Mesh:
     """One device of a TPU that need not exist."""
     topology = topologies.get_topology_desc(TARGETS[target], platform="tpu")
     return jax.sharding.Mesh(np.array(topology.devices[:1]), ("x",))
-
-
-def compile_for(mesh: jax.sharding.Mesh, function, *shapes):
-    """Ahead-of-time compilation of ``function`` for arguments of these (nested) shapes."""
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    placed = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
-    )
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jax.jit(function).lower(*placed).compile()
 
 
 def kernel_jobs(channels: int) -> dict:
@@ -64,22 +53,6 @@ def kernel_jobs(channels: int) -> dict:
     )
 
 
-def blend_gradient(channels: int, num: int = 10_000, size: int = 256):
-    """Value and gradient of the whole backend, lists and sums included: function and shapes."""
-
-    def loss(means2d, conics, opacities, features, depths, radii):
-        splats = projection.Splats(means2d, conics, opacities, depths, radii)
-        color, transmittance, _ = mosaic_tpu.blend(
-            splats, features, width=size, height=size, max_alpha=0.99
-        )
-        return jnp.sum(color**2) + jnp.sum(transmittance)
-
-    shapes = [(1, num, 2), (1, num, 3), (1, num), (1, num, channels), (1, num)]
-    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
-    radii = jax.ShapeDtypeStruct((1, num, 2), jnp.int32)
-    return jax.value_and_grad(loss, (0, 1, 2, 3)), (*shapes, radii)
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", choices=tuple(TARGETS), default="v5e")
@@ -90,12 +63,8 @@ def main(argv=None):
     for channels in flags.channels:
         jobs = kernel_jobs(channels)
         if flags.whole:
-            jobs = {"whole": blend_gradient(channels)}
-        for name, (function, shapes) in jobs.items():
-            compiled = compile_for(mesh, function, *shapes)
-            done = vars(flags) | dict(channels=channels, part=name, jax=jax.__version__)
-            done["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
-            print("compiled " + json.dumps(done), flush=True)
+            jobs = {"whole": ahead.blend_gradient(mosaic_tpu.blend, channels)}
+        ahead.compile_all(vars(flags), mesh, channels, jobs)
 
 
 if __name__ == "__main__":

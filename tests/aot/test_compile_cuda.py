@@ -38,7 +38,7 @@ def _reports(target, kernel, channels):
     assert done.returncode == 0, text[-3000:]
     reports = {}
     for part in re.split(r"^--- ", text, flags=re.M)[1:]:
-        _, direction, count = part.split(maxsplit=3)[:3]
+        direction, count = part.split(maxsplit=2)[:2]
         numbers = re.search(
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
         )
