@@ -57,7 +57,7 @@ def _print_devices() -> None:
     import jax
 
     from gsjax import runtime
-    from gsjax.raster import backends
+    from gsjax.raster.blend import backends
 
     kinds = sorted({d.device_kind for d in jax.devices()})
     print(f"devices: {jax.device_count()} x {', '.join(kinds)} ({jax.default_backend()})")

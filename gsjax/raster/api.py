@@ -9,8 +9,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import arguments, backends, masks, select, stages
-from gsjax.raster.backends import BACKENDS
+from gsjax.raster import arguments, masks, select, stages
+from gsjax.raster.blend import backends
+from gsjax.raster.blend.backends import BACKENDS
 from gsjax.raster.capacity import plan_capacity
 
 Meta = stages.Meta

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import sh
-from gsjax.raster import backends, camera_models
+from gsjax.raster import camera_models
 from gsjax.raster import project as projection
+from gsjax.raster.blend import backends
 
 DEPTH_MODES = ("D", "ED", "MD", "FD")
 RENDER_MODES = ("RGB", *DEPTH_MODES, *(f"RGB+{mode}" for mode in DEPTH_MODES))

@@ -10,7 +10,8 @@ ones of the same sizes. All backends blend the same projected Gaussians, so the 
   compile    of the fwd+bwd program, seconds.
 
 Times are medians of alternated calls: every contestant runs once a round, so that a busy machine
-slows all of them. Freed memory stays with the process (`gsjax.runtime.keep_freed_memory`), for all. For figures of one core: ``taskset -c 0 python -m gsjax.raster.bench``.
+slows all of them. Freed memory stays with the process (`gsjax.runtime.keep_freed_memory`), for all.
+For figures of one core: ``taskset -c 0 python -m gsjax.raster.bench``.
 
 --peer PATH adds another implementation to the same rounds, a file with the interface of the study
 prototype `tiles_v2.py` (``prepare``, ``emit``, ``blend``, ``untile``); default: the variable
@@ -111,7 +112,7 @@ def backend_stages(name: str, size: int) -> dict:
     """Stages of one of this package's backends."""
     import jax
 
-    from gsjax.raster import backends, tiles, xla_loop
+    from gsjax.raster.blend import backends, tiles, xla_loop
 
     def forward(splats, colors):
         one = jax.tree.map(lambda x: x[None], splats)
@@ -342,7 +343,7 @@ def geometric_mean(values) -> float:
 
 def run(args) -> dict:
     """Measures and prints all rows; returns what --json writes."""
-    from gsjax.raster import backends
+    from gsjax.raster.blend import backends
 
     names = args.backends.split(",") if args.backends else [backends.choose()[0]]
     peer = peer_path(args.peer)

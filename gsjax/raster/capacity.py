@@ -6,7 +6,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import arguments, stages, tiles
+from gsjax.raster import arguments, stages
+from gsjax.raster.blend import tiles
 
 _ROUND = 1024
 

@@ -251,7 +251,8 @@ def _peers(names: str) -> dict:
 
 def run(args) -> dict:
     """Checks, then the grid; returns what --json writes."""
-    from gsjax.raster import backends, bench
+    from gsjax.raster import bench
+    from gsjax.raster.blend import backends
 
     began = time.monotonic()
     result = dict(environment=bench.describe(), checks=[], rows=[], skipped=[])

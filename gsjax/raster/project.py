@@ -1,9 +1,10 @@
 """EWA projection of 3D Gaussians to image-space ellipses, one scene and one camera.
 
 Plain ``jax.numpy``: automatic differentiation gives the gradients of every input, camera pose,
-intrinsics and lens included. The cameras themselves are in `camera_models`. Products are written out per component, so no backend lowers them to reduced
-matrix precision. Gaussians that cannot be projected (behind the camera, not finite, ...) get safe
-values *before* the operation that would fail (double ``where``), hence a zero gradient, never NaN.
+intrinsics and lens included. The cameras themselves are in `camera_models`. Products are written out
+per component, so no backend lowers them to reduced matrix precision. Gaussians that cannot be
+projected (behind the camera, not finite, ...) get safe values *before* the operation that would fail
+(double ``where``), hence a zero gradient, never NaN.
 
 Not for blending or for choosing tiles. EWA splatting: Zwicker et al., 2001; 3DGS: arXiv 2308.04079;
 antialiasing: Mip-Splatting, arXiv 2311.16493.

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.raster import project as projection
-from gsjax.raster import tiles
-from gsjax.raster import xla_group_passes as passes
-from gsjax.raster import xla_group_walk as walk
-from gsjax.raster.batching import fold_vmap
+from gsjax.raster.blend import tiles
+from gsjax.raster.blend import xla_group_passes as passes
+from gsjax.raster.blend import xla_group_walk as walk
+from gsjax.raster.blend.batching import fold_vmap
 
 
 def first(splats: projection.Splats, **options) -> jax.Array:

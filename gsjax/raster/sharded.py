@@ -8,8 +8,8 @@ the cameras; along it nothing travels but the sums of gradients.
 The picture is that of `rasterize` on one device: every pixel sees the same Gaussians in the same
 order.
 
-With the backend `xla_loop`, where devices are CPU cores, a strip is every L-th tile row instead of a
-part of the image, so that all cores have about equal work. JAX must have been told of the cores,
+With the backend `xla_loop`, where devices are CPU cores, a strip is made of several blocks of tile rows
+from all over the image, so that all cores have about equal work. JAX must have been told of the cores,
 ``jax.config.update("jax_num_cpu_devices", 2)`` at start. For as many images as cores, `views` (or data
 parallelism) is the better choice: nothing is exchanged and no depth order found twice.
 """
@@ -22,7 +22,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from gsjax.raster import arguments, backends, exchange, stages, xla_loop
+from gsjax.raster import arguments, exchange, stages
+from gsjax.raster.blend import backends, xla_loop
 
 # Axes of the scene's own arrays behind [S]: Gaussians, cameras, or both.
 _GAUSSIANS = ("means", "quats", "scales", "opacities", "covars")
@@ -89,8 +90,8 @@ def rasterize_sharded(
         name: None if value is None else _spec(name, value.ndim, tiles, views)
         for name, value in inputs._asdict().items()
     })  # fmt: skip
-    interleaved = settings.backend == "xla_loop" and tiles is not None and exchange_rows is None
-    one_device = _one_lane if interleaved else _one_strip
+    by_lanes = settings.backend == "xla_loop" and tiles is not None and exchange_rows is None
+    one_device = _one_lane if by_lanes else _one_strip
     strips = P(views, tiles)
     image, alpha, meta = jax.shard_map(
         functools.partial(one_device, settings, lanes, tiles, exchange_rows),
@@ -98,8 +99,10 @@ def rasterize_sharded(
         in_specs=(specs,),
         out_specs=(strips, strips, dict.fromkeys(_STATS, P(views))),
     )(inputs)
-    if interleaved:
-        image, alpha = (_deal_back(x, lanes, settings.tile_size) for x in (image, alpha))
+    if by_lanes:
+        image, alpha = (
+            xla_loop.in_order(x, width, height, lanes, settings.tile_size) for x in (image, alpha)
+        )
     return image[:, :height], alpha[:, :height], meta
 
 
@@ -212,7 +215,7 @@ def _one_strip(settings, lanes, tiles, exchange_rows, inputs):
 
 
 def _one_lane(settings, lanes, tiles, exchange_rows, inputs):
-    """As `_one_strip`, with every `lanes`-th tile row for a strip."""
+    """As `_one_strip`, with the tile rows of a lane for a strip."""
     del exchange_rows  # None
     splats, features, nonfinite = _share(settings, inputs)
     splats, features = exchange.of_rows(exchange.gather(exchange.rows_of(splats, features), tiles))
@@ -238,13 +241,6 @@ def _composed(settings, inputs, color, transmittance, stats, tiles):
         settings, color[None], transmittance[None, ..., None], inputs.backgrounds
     )
     return image[0], alpha[0], _over_strips(stats, tiles)
-
-
-def _deal_back(x, lanes, tile_size):
-    """[C, L R S, W, X], lane by lane -> rows of tiles in the order of the image."""
-    cameras, _, width, channels = x.shape
-    x = x.reshape(cameras, lanes, -1, tile_size * width * channels)
-    return x.swapaxes(1, 2).reshape(cameras, -1, width, channels)
 
 
 def _over_strips(stats, tiles):

@@ -9,7 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import arguments, masks, stages, xla_group
+from gsjax.raster import arguments, masks, stages
+from gsjax.raster.blend import xla_group
 
 
 def rasterize_pixels(

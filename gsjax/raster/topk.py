@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gsjax.raster import arguments, select, stages
 from gsjax.raster import project as projection
-from gsjax.raster import xla_group_passes as passes
+from gsjax.raster.blend import xla_group_passes as passes
 
 
 def contributions(

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from gsjax.raster import mosaic_gpu, pairs
-from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster.blend import mosaic_gpu, pairs
+from gsjax.raster.blend.gpu import tile as tile_math
 from tests.aot import ahead
 
 TARGETS = {"h100": (9, 0, "H100 80GB HBM3"), "b200": (10, 0, "B200")}

@@ -19,8 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from gsjax.raster import mosaic_tpu, mosaic_tpu_backward, mosaic_tpu_blocks, mosaic_tpu_forward
-from gsjax.raster import mosaic_tpu_tile as tile_math
+from gsjax.raster.blend import mosaic_tpu
+from gsjax.raster.blend.tpu import backward as backward_kernel
+from gsjax.raster.blend.tpu import blocks as block_lists
+from gsjax.raster.blend.tpu import forward as forward_kernel
+from gsjax.raster.blend.tpu import tile as tile_math
 from tests.aot import ahead
 
 TARGETS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
@@ -36,7 +39,7 @@ def kernel_jobs(channels: int) -> dict:
     """A pass over a 1920 x 1080 image, with many channels a smaller one: name -> function and shapes."""
     num_tiles, capacity = (8160, 2**20) if channels <= 128 else (960, 2**16)
     spec = tile_math.Spec(columns=120, tiles=num_tiles, channels=channels, max_alpha=0.99)
-    size = mosaic_tpu_blocks.bound(capacity, num_tiles)
+    size = block_lists.bound(capacity, num_tiles)
 
     def array(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -45,7 +48,7 @@ def kernel_jobs(channels: int) -> dict:
     blocks = array(size, spec.width, tile_math.BLOCK)
     plane = array(num_tiles, 1, tile_math.PIXELS)
     planes = array(num_tiles, spec.features, tile_math.PIXELS)
-    kernels = mosaic_tpu_forward.forward, mosaic_tpu_backward.backward
+    kernels = forward_kernel.forward, backward_kernel.backward
     forward, backward = (functools.partial(kernel, spec) for kernel in kernels)
     return dict(
         forward=(forward, (first, blocks, plane, planes)),

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from gsjax.core import sh
-from gsjax.raster import constants, tiles
+from gsjax.raster import constants
 from gsjax.raster import project as projection
+from gsjax.raster.blend import tiles
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 impl = pytest.importorskip(

@@ -1,7 +1,7 @@
 """The suite that every blending backend passes, and the comparisons it is made of.
 
 A backend's test file holds one class: ``class TestX(suite.BackendSuite): backend = "x"``. Values
-and gradients are compared with `gsjax.raster.reference` under automatic differentiation. Compiling
+and gradients are compared with `gsjax.raster.blend.reference` under automatic differentiation. Compiling
 is what costs here: most tests share one compiled end-to-end function (1,024 Gaussians, one 50 x 37
 view), and what concerns only blending is tested on `blend` alone.
 
@@ -18,8 +18,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from gsjax.core import sh
-from gsjax.raster import api, arg_specs, backends, constants, reference
+from gsjax.raster import api, arg_specs, constants
 from gsjax.raster import project as projection
+from gsjax.raster.blend import backends, reference
 
 IMAGE_ATOL = 1e-5
 GRAD_RTOL = 1e-4

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.raster import api, arg_specs, arguments, backends
+from gsjax.raster import api, arg_specs, arguments
 from gsjax.raster import project as projection
+from gsjax.raster.blend import backends
 from tests.raster import suite
 
 WIDTH, HEIGHT, NUM = 20, 17, 12

@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec
 
 import gsjax
 from gsjax.core import cameras, sh
-from gsjax.raster import api, arg_specs, backends
+from gsjax.raster import api, arg_specs
+from gsjax.raster.blend import backends
 
 WIDTH, HEIGHT, NUM = 36, 25, 40
 

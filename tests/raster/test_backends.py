@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from gsjax.raster import arg_specs, backends
+from gsjax.raster import arg_specs
+from gsjax.raster.blend import backends
 from tests.raster import suite
 
 

@@ -8,7 +8,7 @@ import pytest
 from gsjax.raster import arg_specs, bench
 
 PEER = """
-from gsjax.raster import xla_loop_bin
+from gsjax.raster.blend import xla_loop_bin
 import jax.numpy as jnp
 
 def prepare(means2d, conics, opacities, depths, radii, width, height, tile):

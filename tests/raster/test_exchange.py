@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from gsjax.raster import arg_specs, exchange, reference
+from gsjax.raster import arg_specs, exchange
 from gsjax.raster import project as projection
+from gsjax.raster.blend import reference
 
 WIDTH, HEIGHT, TILE, DEVICES = 24, 40, 4, 8
 STRIP = exchange.strip_height(HEIGHT, TILE, DEVICES)

@@ -1,6 +1,6 @@
 """What the kernel backends share, without their kernels; the common suite runs the rest."""
 
-from gsjax.raster import kernel_passes
+from gsjax.raster.blend import kernel_passes
 
 
 def test_parts_cover_all_channels_and_none_is_too_wide():

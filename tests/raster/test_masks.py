@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.raster import api, arg_specs, masks, tiles
+from gsjax.raster import api, arg_specs, masks
 from gsjax.raster import project as projection
+from gsjax.raster.blend import tiles
 from tests.raster import suite
 
 WIDTH, HEIGHT, NUM, SIZE = 36, 25, 60, 8

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gsjax.raster import api, arg_specs, backends, mosaic_gpu
+from gsjax.raster import api, arg_specs
 from gsjax.raster import project as projection
+from gsjax.raster.blend import backends, mosaic_gpu
 from tests.raster import suite
 
 WIDTH, HEIGHT = 20, 18  # 2 x 2 tiles, the last of each cut

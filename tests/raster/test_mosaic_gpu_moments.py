@@ -7,8 +7,8 @@ one that emits instructions on a GPU.
 import numpy as np
 import pytest
 
-from gsjax.raster import mosaic_gpu_moments as moments
-from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster.blend.gpu import moments
+from gsjax.raster.blend.gpu import tile as tile_math
 
 LANE = np.arange(32)
 GROUP, QUAD = LANE // 4, LANE % 4

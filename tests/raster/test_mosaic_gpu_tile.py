@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsjax.raster import kernel_passes, tiles
-from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster.blend import kernel_passes, tiles
+from gsjax.raster.blend.gpu import tile as tile_math
 
 
 def test_each_warp_owns_a_block_and_each_pixel_has_one_place():

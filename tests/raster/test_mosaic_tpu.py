@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from gsjax.raster import api, arg_specs, backends, mosaic_tpu, mosaic_tpu_blocks, pairs
-from gsjax.raster import mosaic_tpu_tile as tile_math
+from gsjax.raster import api, arg_specs
+from gsjax.raster.blend import backends, mosaic_tpu, pairs
+from gsjax.raster.blend.tpu import blocks as block_lists
+from gsjax.raster.blend.tpu import tile as tile_math
 from tests.raster import suite
 
 WIDTH, HEIGHT = 40, 33  # 3 x 3 tiles, the last of each cut
@@ -214,10 +216,10 @@ def test_blocks_hold_each_entry_once_and_belong_to_one_tile():
     listed = np.zeros(slots, bool)
     listed[slot[: bounds[-1]]] = True
     lists = pairs.Lists(row, slot, bounds, listed, None, None)
-    blocks = jax.tree.map(np.asarray, mosaic_tpu_blocks.cut(lists, num_rows))
+    blocks = jax.tree.map(np.asarray, block_lists.cut(lists, num_rows))
     assert blocks.first.tolist() == [0, 0, 1, 2, 2, 5, 7, 7]
     rows = blocks.row.reshape(-1, 128)
-    assert len(rows) == mosaic_tpu_blocks.bound(slots, len(counts))
+    assert len(rows) == block_lists.bound(slots, len(counts))
     for tile, count in enumerate(counts):
         found = rows[blocks.first[tile] : blocks.first[tile + 1]].reshape(-1)
         np.testing.assert_array_equal(found[:count], row[bounds[tile] : bounds[tile + 1]])
@@ -230,7 +232,7 @@ def test_blocks_hold_each_entry_once_and_belong_to_one_tile():
 
 def test_the_bound_of_blocks_is_reached():
     counts = np.array([129, 1, 1, 257])
-    assert mosaic_tpu_blocks.bound(counts.sum(), 4) == np.sum(-(-counts // 128)) == 7
+    assert block_lists.bound(counts.sum(), 4) == np.sum(-(-counts // 128)) == 7
 
 
 def test_tile_ranges_cover_all_tiles():

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.raster import arg_specs, pairs, tiles
+from gsjax.raster import arg_specs
 from gsjax.raster import project as projection
+from gsjax.raster.blend import pairs, tiles
 from tests.raster import suite
 
 WIDTH, HEIGHT, NUM, IMAGES = 50, 37, 60, 3

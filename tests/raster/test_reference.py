@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from gsjax.raster import arg_specs, reference
+from gsjax.raster import arg_specs
 from gsjax.raster import project as projection
+from gsjax.raster.blend import reference
 from tests.raster import suite
 
 

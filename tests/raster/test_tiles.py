@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.raster import arg_specs, reference, tiles
+from gsjax.raster import arg_specs
 from gsjax.raster import project as projection
+from gsjax.raster.blend import reference, tiles
 from tests.raster import suite
 
 WIDTH, HEIGHT, SIZE, NUM = 70, 50, 8, 80

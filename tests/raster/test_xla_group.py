@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.raster import api, arg_specs, xla_group_walk
+from gsjax.raster import api, arg_specs
+from gsjax.raster.blend import xla_group_walk
 from tests.raster import suite
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gsjax import runtime
-from gsjax.raster import arg_specs, xla_loop
+from gsjax.raster import arg_specs
 from gsjax.raster import project as projection
+from gsjax.raster.blend import xla_loop
 
 WIDTH, HEIGHT, NUM = 40, 27, 90
 SMOOTH = ("means2d", "conics", "opacities")

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.raster import constants, xla_loop
+from gsjax.raster import constants
 from gsjax.raster import project as projection
-from gsjax.raster import xla_loop_bin as binning
+from gsjax.raster.blend import xla_loop
+from gsjax.raster.blend import xla_loop_bin as binning
 
 WIDTH, HEIGHT, NUM = 70, 45, 120
 

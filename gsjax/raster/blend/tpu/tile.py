@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsjax.raster import constants, tiles
+from gsjax.raster import constants
+from gsjax.raster.blend import tiles
 
 SIZE = 16
 PIXELS = SIZE * SIZE
@@ -26,7 +27,7 @@ BLOCK = 128
 GEOMETRY = 8
 """Rows of a block before the features: mean x, y, conic A, B, C, opacity, and two of zeros."""
 SUMS = 6
-"""Numbers of a gradient before those of the features, see `mosaic_tpu_backward.backward`."""
+"""Numbers of a gradient before those of the features, see `tpu.backward.backward`."""
 MAX_CHANNELS = 512
 """Most channels of one kernel call: what it keeps of a tile has to fit VMEM."""
 

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from gsjax.raster import constants
-from gsjax.raster import xla_loop_bin as binning
-from gsjax.raster.xla_loop_bin import put, row
+from gsjax.raster.blend import xla_loop_bin as binning
+from gsjax.raster.blend.xla_loop_bin import put, row
 
 GEOMETRY = 6  # columns of a row before its features: centre x, y, then what `by_row` makes of
 # conic and opacity: log2 alpha = row[5] + row[2] dx^2 + row[3] dx dy + row[4] dy^2.
@@ -70,7 +70,7 @@ def pixel_offsets(tile_size: int, dtype) -> tuple[jax.Array, jax.Array]:
 def tile_centers(grid: binning.Grid, lane: jax.Array, dtype) -> jax.Array:
     """[T, 2] centres in pixels of the lane's tiles."""
     index = jnp.arange(grid.num_tiles)
-    column, line = index % grid.across, index // grid.across * grid.num_lanes + lane
+    column, line = index % grid.across, jnp.asarray(grid.lane_rows())[lane, index // grid.across]
     return (jnp.stack([column, line], -1).astype(dtype) + 0.5) * grid.tile_size
 
 

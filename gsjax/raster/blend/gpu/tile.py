@@ -15,7 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import constants, tiles
+from gsjax.raster import constants
+from gsjax.raster.blend import tiles
 
 SIZE = 16
 PIXELS = SIZE * SIZE

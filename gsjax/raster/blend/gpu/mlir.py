@@ -1,6 +1,6 @@
 """Shorthands for emitting MLIR inside a Mosaic GPU kernel: constants, lanes, addresses, rows, PTX.
 
-Used by `mosaic_gpu_ptx`, whose functions are the operations of the kernels. Together they hold all
+Used by `ptx`, whose functions are the operations of the kernels. Together they hold all
 that depends on JAX's unstable interfaces to embedded code (`plgpu.inline_mgpu`,
 `jax.experimental.mosaic.gpu.utils`). JAX >= 0.11.
 """
@@ -12,7 +12,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, llvm, vector
 
-from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster.blend.gpu import tile as tile_math
 
 _DYNAMIC = -(2**31)  # LLVM's mark for an index given as a value
 

@@ -2,7 +2,7 @@
 
 Array code only, no PTX: the kernels to read first, and the fallback for JAX versions that cannot
 embed PTX. One warpgroup a tile, two pixels a thread; a Gaussian's row is read straight from the
-table by every thread. `mosaic_gpu_warp` does the same sums with a fraction of the instructions.
+table by every thread. `warp` does the same sums with a fraction of the instructions.
 
 Offsets to the pixel are formed before they are squared, as in `reference`.
 """
@@ -15,8 +15,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gsjax.raster import mosaic_gpu_tile as tile_math
-from gsjax.raster import pairs
+from gsjax.raster.blend import pairs
+from gsjax.raster.blend.gpu import tile as tile_math
 
 _UNROLL = 4  # Gaussians between two looks at the exit condition, forward
 _LAYOUT = plgpu.Layout.WG_STRIDED((tile_math.PIXELS,), vec_size=2)
@@ -34,7 +34,7 @@ def forward(
     Args:
       spec: static settings.
       lists: of the pass; M tiles.
-      table: [R + 1, spec.table_width] float32 from `mosaic_gpu_tile.table`.
+      table: [R + 1, spec.table_width] float32 from `tile.table`.
       signed: [M, 256] transmittance, negative for closed pixels.
       color: [M, X, 256].
 

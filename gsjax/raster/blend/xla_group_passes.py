@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.raster import project as projection
-from gsjax.raster import tiles
-from gsjax.raster import xla_group_walk as walk
+from gsjax.raster.blend import tiles
+from gsjax.raster.blend import xla_group_walk as walk
 
 DEFAULT_TILE_SIZE = 16
 _PASS_SLOTS = 2**20  # an image

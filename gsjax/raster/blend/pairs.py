@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.raster import project as projection
-from gsjax.raster import tiles
+from gsjax.raster.blend import tiles
 
 
 class Rows(NamedTuple):

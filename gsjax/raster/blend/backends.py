@@ -1,6 +1,6 @@
 """Names of the blending backends, and which one serves a platform.
 
-A backend is a module of this package that exports ``blend`` (see `reference.blend`) and
+A backend is a module of this folder that exports ``blend`` (see `reference.blend`) and
 ``DEFAULT_TILE_SIZE``; one that needs a certain device also ``unavailable``, which says why it cannot
 serve JAX's, or None. Modules are imported on first use.
 """
@@ -25,7 +25,7 @@ _PREFERRED = {
 
 def available() -> tuple[str, ...]:
     """Names of the backends that this version has."""
-    return tuple(n for n in BACKENDS if importlib.util.find_spec(f"gsjax.raster.{n}"))
+    return tuple(n for n in BACKENDS if importlib.util.find_spec(f"gsjax.raster.blend.{n}"))
 
 
 def load(name: str) -> ModuleType:
@@ -42,7 +42,7 @@ def load(name: str) -> ModuleType:
             f"backend {name!r} is not part of this version; use one of {', '.join(available())}, "
             "or backend=None to let the platform choose"
         )
-    return importlib.import_module(f"gsjax.raster.{name}")
+    return importlib.import_module(f"gsjax.raster.blend.{name}")
 
 
 def why_not(name: str) -> str | None:

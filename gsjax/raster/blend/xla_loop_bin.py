@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gsjax.core import fusion
@@ -28,10 +29,11 @@ from gsjax.raster import constants
 _RADIX_BITS = 11  # three digits cover the 32 bits of a depth
 _HUGE = 1e15  # pixels; "everywhere", yet its square is a float32
 _INT32_MAX = 2**31 - 1
+_BLOCKS_PER_LANE = 4  # even; more balance the work better, fewer share fewer Gaussians
 
 
 class Grid(NamedTuple):
-    """Static tile grid. Lane l of num_lanes owns the tile rows y with y mod num_lanes = l."""
+    """Static tile grid; each of num_lanes lanes owns a part of its rows, see `lane_rows`."""
 
     width: int
     height: int
@@ -46,21 +48,47 @@ class Grid(NamedTuple):
     def down(self) -> int:
         return -(-self.height // self.tile_size)
 
+    def lane_rows(self) -> np.ndarray:
+        """int32 [num_lanes, R] tile rows of each lane, downwards; `down` where it has fewer than R.
+
+        Blocks of rows are dealt to and fro, A B B A A B B A: what grows from top to bottom is shared
+        out evenly, and most Gaussians still meet the rows of one lane only.
+        """
+        lanes = self.num_lanes
+        blocks = np.array_split(np.arange(self.down, dtype=np.int32), lanes * _BLOCKS_PER_LANE)
+        turn = np.arange(len(blocks)) % (2 * lanes)
+        owner = np.where(turn < lanes, turn, 2 * lanes - 1 - turn)
+        owned = [np.concatenate([b for b, o in zip(blocks, owner, strict=True) if o == k])
+                 for k in range(lanes)]  # fmt: skip
+        most = max(len(rows) for rows in owned)
+        return np.stack([np.pad(r, (0, most - len(r)), constant_values=self.down) for r in owned])
+
+    def next_rows(self) -> np.ndarray:
+        """int32 [num_lanes, down + 1] the first row from y on that a lane owns; `down` for none."""
+        owned = [np.append(rows, self.down) for rows in self.lane_rows()]
+        ahead = [rows[np.searchsorted(rows, np.arange(self.down + 1))] for rows in owned]
+        return np.stack(ahead).astype(np.int32)
+
+    def local_rows(self) -> np.ndarray:
+        """int32 [down] where a row of the image lies among those of its lane."""
+        local = np.zeros(self.down + 1, np.int32)
+        for rows in self.lane_rows():
+            local[rows] = np.arange(len(rows))
+        return local[:-1]
+
     @property
     def num_tiles(self) -> int:
         """Tiles of one lane."""
-        return self.across * -(-self.down // self.num_lanes)
+        return self.across * self.lane_rows().shape[1]
 
     @property
     def lane_height(self) -> int:
         """Pixel rows of one lane: those of the image where it is the only one."""
-        if self.num_lanes == 1:
-            return self.height
-        return -(-self.down // self.num_lanes) * self.tile_size
+        return self.height if self.num_lanes == 1 else self.lane_rows().shape[1] * self.tile_size
 
 
 class Walk(NamedTuple):
-    """Visible Gaussians, nearest first: what `fill` needs of rank r.
+    """Gaussians that a lane sees, nearest first: what `fill` needs of rank r.
 
     With v the height above the centre, the ellipse of alpha >= 1/255 spans, at v,
     x = center_x + slope v -+ sqrt(width2 - shrink v^2), and reaches furthest left at v = left_v.
@@ -71,10 +99,10 @@ class Walk(NamedTuple):
 
     Attributes:
       shapes: [N, 7] center_x, center_y, slope, width2, shrink, left_v, margin (pixels).
-      first, last: int32 [N] its tile rows are first <= y < last.
+      first, last: int32 [N] its tile rows are first <= y < last; the lane owns the first one.
       rows: int32 [N] rank -> row.
       order: int32 [N] row -> index of the Gaussian; entries from `num` on are meaningless.
-      num: int32 [] number of visible Gaussians.
+      num: int32 [] number of Gaussians seen.
     """
 
     shapes: jax.Array
@@ -144,8 +172,8 @@ def depth_order(depths: jax.Array, indices: jax.Array, num: jax.Array) -> jax.Ar
     return indices[ranks]
 
 
-def walk_order(means2d, conics, opacities, depths, radii, grid: Grid) -> Walk:
-    """Visible Gaussians of one image in depth order, with their ellipses.
+def walk_order(means2d, conics, opacities, depths, radii, lane: jax.Array, grid: Grid) -> Walk:
+    """Gaussians that touch the lane's rows of one image, in depth order, with their ellipses.
 
     The ellipse is that of alpha >= 1/255 (SnugBox of Speedy-Splat, arXiv 2412.00578, Sec. 4.1, with
     the level t = 2 ln(255 opacity)), widened so that rounding never loses a pixel: the determinant is
@@ -172,6 +200,7 @@ def walk_order(means2d, conics, opacities, depths, radii, grid: Grid) -> Walk:
     margin = 1 / 64 + 16 * eps * (jnp.abs(x) + jnp.abs(y) + span)
     first, last = _touched(y - half_y, y + half_y, margin, grid.tile_size, grid.down)
     left, right = _touched(x - half_x, x + half_x, margin, grid.tile_size, grid.across)
+    first = _own_row(first, lane, grid)
     visible = jnp.all(radii > 0, -1) & (opacities >= constants.ALPHA_MIN)
     visible = (visible & (last > first) & (right > left)).astype(jnp.int32)
     shapes = jnp.stack(
@@ -221,15 +250,14 @@ def _touched(low, high, margin, size, count):
     return (jnp.clip(edge, 0, count).astype(jnp.int32) for edge in (first, last))
 
 
-def _first_row(walk, rank, lane, grid):
-    """First tile row of a Gaussian that the lane owns."""
-    start = walk.first[jnp.minimum(rank, walk.first.shape[0] - 1)]
-    return start + (lane - start) % grid.num_lanes
+def _own_row(y, lane, grid):
+    """The first tile row from y on that the lane owns, 0 <= y <= down; `down` if there is none."""
+    return y if grid.num_lanes == 1 else jnp.asarray(grid.next_rows())[lane, y]
 
 
-def start(walk: Walk, lane: jax.Array, grid: Grid) -> Cursor:
+def start(walk: Walk) -> Cursor:
     """Cursor before the first Gaussian."""
-    return Cursor(jnp.int32(0), _first_row(walk, jnp.int32(0), lane, grid))
+    return Cursor(jnp.int32(0), walk.first[0])
 
 
 def _row_span(shape, y, grid):
@@ -264,7 +292,7 @@ def fill(
       walk: what `walk_order` returned.
       cursor: where to begin.
       closed: int32 [T], 1 for tiles that take no more pairs; they are only counted.
-      lane: int32 [], rows of other lanes are passed over.
+      lane: int32 [], as of `walk`; rows of other lanes are passed over.
       grid: the tile grid.
       capacity: length of the list, at least grid.across.
       met: int32 [], pairs met by the passes before.
@@ -273,7 +301,7 @@ def fill(
       The cursor after the last pair, the lists, and the pairs met by now, those of closed tiles
       included (int32, saturating).
     """
-    across = grid.across
+    across, local, most = grid.across, jnp.asarray(grid.local_rows()), walk.first.shape[0] - 1
 
     def gaussian(state):
         rank, y, n, met, tiles, rows, counts = state
@@ -283,7 +311,7 @@ def fill(
         def strip(state):
             y, n, met, tiles, rows, counts = state
             left, right = _row_span(shape, y, grid)
-            base = (y // grid.num_lanes) * across
+            base = local[y] * across
 
             def one(x, state):
                 n, tiles, rows, counts = state
@@ -295,7 +323,7 @@ def fill(
             n, tiles, rows, counts = lax.fori_loop(left, right, one, (n, tiles, rows, counts))
             more = jnp.maximum(right - left, 0)
             met = jnp.where(met > _INT32_MAX - more, _INT32_MAX, met + more)
-            return y + grid.num_lanes, n, met, tiles, rows, counts
+            return _own_row(y + 1, lane, grid), n, met, tiles, rows, counts
 
         state = (y, n, met, tiles, rows, counts)
         y, *state = lax.while_loop(
@@ -303,7 +331,7 @@ def fill(
         )
         done = y >= end
         rank = rank + done.astype(jnp.int32)
-        return rank, jnp.where(done, _first_row(walk, rank, lane, grid), y), *state
+        return rank, jnp.where(done, walk.first[jnp.minimum(rank, most)], y), *state
 
     empty, zero = jnp.zeros(capacity + 1, jnp.int32), jnp.int32(0)
     begin = (*cursor, zero, met, empty, empty, jnp.zeros_like(closed))

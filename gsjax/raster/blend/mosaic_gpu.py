@@ -1,7 +1,7 @@
 """Blending by Pallas kernels for NVIDIA GPUs of compute capability 9.0 or more (Mosaic GPU).
 
-XLA makes the lists (`pairs`), kernels walk them, pass by pass (`kernel_passes`): `mosaic_gpu_warp`
-where JAX can embed PTX, `mosaic_gpu_simple` elsewhere. Kernels read a table of Gaussians and a list of
+XLA makes the lists (`pairs`), kernels walk them, pass by pass (`kernel_passes`): `gpu.warp` where JAX
+can embed PTX, `gpu.simple` elsewhere. Kernels read a table of Gaussians and a list of
 row numbers; nothing is copied per pair. More than 32 channels go through them in parts. The gradient of
 a pair is one row, and rows are added up in a fixed order: results are the same bit for bit every time.
 The arithmetic is float32 whatever the type of the inputs.
@@ -16,16 +16,17 @@ import jax.numpy as jnp
 from absl import logging
 from jax.experimental.mosaic.gpu import utils as gpu_utils
 
-from gsjax.raster import devices, kernel_passes, mosaic_gpu_simple, mosaic_gpu_warp, tiles
-from gsjax.raster import mosaic_gpu_tile as tile_math
 from gsjax.raster import project as projection
-from gsjax.raster import xla_group_walk as walk
+from gsjax.raster.blend import devices, kernel_passes, tiles
+from gsjax.raster.blend import xla_group_walk as walk
+from gsjax.raster.blend.gpu import simple, warp
+from gsjax.raster.blend.gpu import tile as tile_math
 
 DEFAULT_TILE_SIZE = tile_math.SIZE
 MAX_CAPACITY = 2**24
 """Most slots that a pass holds by default, over all images."""
 
-KERNELS = {"warp": mosaic_gpu_warp, "simple": mosaic_gpu_simple}
+KERNELS = {"warp": warp, "simple": simple}
 
 _MIN_COMPUTE_CAPABILITY = 9.0
 _MAX_TABLE = 2**31  # floats: kernels count them in int32

@@ -1,6 +1,6 @@
-"""Warp-level operations of `mosaic_gpu_warp` on the GPU: PTX and LLVM that Pallas embeds.
+"""Warp-level operations of `warp` on the GPU: PTX and LLVM that Pallas embeds.
 
-`mosaic_gpu_arrays` has the same functions on whole arrays, which Pallas can interpret; the kernels
+`arrays` has the same functions on whole arrays, which Pallas can interpret; the kernels
 use one module or the other. JAX >= 0.11.
 
 A warpgroup of 128 threads: entry arrays hold number t in thread t, pixel arrays 2t and 2t + 1.
@@ -15,10 +15,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, llvm, scf, vector
 
-from gsjax.raster import mosaic_gpu_mlir as mlir
-from gsjax.raster import mosaic_gpu_moments as moments
-from gsjax.raster import mosaic_gpu_stage as stages
-from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster.blend.gpu import mlir, moments
+from gsjax.raster.blend.gpu import stage as stages
+from gsjax.raster.blend.gpu import tile as tile_math
 
 PIXELS = plgpu.Layout.WG_STRIDED((tile_math.PIXELS,), vec_size=2)
 ENTRIES = plgpu.Layout.WG_STRIDED((tile_math.THREADS,), vec_size=1)
@@ -263,7 +262,7 @@ def _staged_row(stage, staged, entry):
 
 
 class _Lane:
-    """The arithmetic of one lane, for `mosaic_gpu_moments`."""
+    """The arithmetic of one lane, for `moments`."""
 
     const = staticmethod(mlir.number)
     add = staticmethod(arith.addf)

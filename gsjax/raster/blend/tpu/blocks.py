@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import mosaic_tpu_tile as tile_math
-from gsjax.raster import pairs
+from gsjax.raster.blend import pairs
+from gsjax.raster.blend.tpu import tile as tile_math
 
 
 class Blocks(NamedTuple):

@@ -1,7 +1,7 @@
 """Blending backend for CPU: native XLA loops, counting sort, passes of bounded memory.
 
 A pass lists at most `capacity` (tile, Gaussian) pairs (`xla_loop_bin`) and blends them behind what is
-there (`xla_loop_blend`); passes follow until every Gaussian is spent. Pairs are listed in depth order,
+there (`xla_loop_passes`); passes follow until every Gaussian is spent. Pairs are listed in depth order,
 so the images of one pass and of fifty are the same bit for bit, and nothing is ever truncated. The
 backward pass replays the passes front to back: the lists of the first are stored, later ones rebuilt.
 Everything is deterministic: no atomics, fixed order of all sums.
@@ -20,14 +20,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from jax import lax
 
 from gsjax import runtime
 from gsjax.raster import project as projection
-from gsjax.raster import xla_loop_bin as binning
-from gsjax.raster import xla_loop_blend as passes
-from gsjax.raster.batching import fold_vmap
+from gsjax.raster.blend import xla_loop_bin as binning
+from gsjax.raster.blend import xla_loop_passes as passes
+from gsjax.raster.blend.batching import fold_vmap
 
 DEFAULT_TILE_SIZE = 8
 MAX_CAPACITY = 2**20
@@ -124,7 +125,7 @@ def blend_lane(
     tile_size: int | None = None,
     capacity: int | None = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """`blend` of one lane: the tile rows y of the image with y mod num_lanes = lane.
+    """`blend` of one lane, that is of its tile rows (`xla_loop_bin.Grid.lane_rows`).
 
     Args:
       lane: int32 [].
@@ -133,13 +134,24 @@ def blend_lane(
 
     Returns:
       As `blend`, with the lane's rows alone, one under the other: the same number of rows in every
-      lane; the last ones may lie below the image.
+      lane; the last ones may lie below the image. `in_order` puts those of all lanes together.
     """
     tile_size = DEFAULT_TILE_SIZE if tile_size is None else tile_size
     if capacity is None:
         capacity = -(-default_capacity(features.shape[1], width, height, tile_size) // num_lanes)
     grid = binning.Grid(width, height, tile_size, num_lanes)
     return _blend_grid(splats, features, lane, grid, capacity, max_alpha, None)
+
+
+def in_order(
+    lanes: jax.Array, width: int, height: int, num_lanes: int, tile_size: int
+) -> jax.Array:
+    """[C, L R S, W, X], the rows of pixels lane by lane -> [C, H, W, X]."""
+    grid = binning.Grid(width, height, tile_size, num_lanes)
+    lines = lanes.reshape(lanes.shape[0], num_lanes * grid.lane_rows().shape[1], -1)
+    index = np.argsort(grid.lane_rows().ravel(), kind="stable")[: grid.down]
+    image = lines[:, index].reshape(lanes.shape[0], -1, *lanes.shape[2:])
+    return image[:, :height]
 
 
 def _blend_grid(splats, features, lane, grid, capacity, max_alpha, absgrad_probe):
@@ -181,9 +193,9 @@ def tile_lists(
     if capacity is None:
         num = splats.means2d.shape[0]
         capacity = default_capacity(num, width, height, grid.tile_size)
-    walk = binning.walk_order(*splats[:3], splats.depths, splats.radii, grid)
-    cursor, lane = binning.start(walk, jnp.int32(0), grid), jnp.int32(0)
-    closed, capacity = jnp.zeros(grid.num_tiles, jnp.int32), max(capacity, grid.across)
+    lane, closed = jnp.int32(0), jnp.zeros(grid.num_tiles, jnp.int32)
+    walk = binning.walk_order(*splats[:3], splats.depths, splats.radii, lane, grid)
+    cursor, capacity = binning.start(walk), max(capacity, grid.across)
     _, lists, pairs = binning.fill(walk, cursor, closed, lane, grid, capacity, jnp.int32(0))
     return lists, walk.order, pairs
 
@@ -263,7 +275,7 @@ def _forward_image(spec, rows, depths, radii, lane):
     """rows [N, 6 + X] -> (color, transmittance, pairs, passes) and what the backward pass needs."""
     grid, size = spec.grid, spec.grid.tile_size
     lane = binning.vary(lane, (rows, depths, radii))
-    walk = binning.walk_order(rows[:, :2], rows[:, 2:5], rows[:, 5], depths, radii, grid)
+    walk = binning.walk_order(rows[:, :2], rows[:, 2:5], rows[:, 5], depths, radii, lane, grid)
     params, centers = passes.by_row(rows, walk.order), passes.tile_centers(grid, lane, rows.dtype)
 
     def one(cursor, closed, state, pairs):
@@ -274,7 +286,7 @@ def _forward_image(spec, rows, depths, radii, lane):
     shape = (grid.num_tiles, rows.shape[1] - passes.GEOMETRY, size * size)
     state = passes.Forward(jnp.ones(shape[::2], rows.dtype), jnp.zeros(shape, rows.dtype))
     state = binning.vary(state, walk)
-    cursor, none = binning.start(walk, lane, grid), jnp.zeros(grid.num_tiles, jnp.int32)
+    cursor, none = binning.start(walk), jnp.zeros(grid.num_tiles, jnp.int32)
     cursor, state, pairs, lists = one(cursor, none, state, jnp.int32(0))
     kept = walk, cursor, lists
 

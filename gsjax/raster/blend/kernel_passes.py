@@ -14,9 +14,10 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import batching, constants, pairs, tiles
+from gsjax.raster import constants
 from gsjax.raster import project as projection
-from gsjax.raster import xla_group_walk as walk
+from gsjax.raster.blend import batching, pairs, tiles
+from gsjax.raster.blend import xla_group_walk as walk
 
 GEOMETRY = 6
 """Columns of a row before its features: mean x, y, conic A, B, C, opacity."""

@@ -1,8 +1,8 @@
-"""Shapes of what `mosaic_gpu_warp` keeps in shared memory; both sets of operations agree on them."""
+"""Shapes of what `warp` keeps in shared memory; both sets of operations agree on them."""
 
 from typing import NamedTuple
 
-from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster.blend.gpu import tile as tile_math
 
 BLOCKS = 4
 """8 x 8 blocks of a tile, one a warp."""

@@ -1,7 +1,7 @@
 """Blending by Pallas kernels for TPUs (Mosaic).
 
-XLA makes the lists (`pairs`), cuts them into blocks of 128 Gaussians (`mosaic_tpu_blocks`) and adds
-up the gradients; the kernels `mosaic_tpu_forward` and `mosaic_tpu_backward` walk the blocks of a tile,
+XLA makes the lists (`pairs`), cuts them into blocks of 128 Gaussians (`tpu.blocks`) and adds
+up the gradients; the kernels `tpu.forward` and `tpu.backward` walk the blocks of a tile,
 pass by pass (`kernel_passes`). More than 512 channels go through them in parts. The gradient of a pair
 is one row, and rows are added up in a fixed order: results are the same bit for bit every time. The
 arithmetic is float32 whatever the type of the inputs, and matrix products have float32's precision.
@@ -12,17 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gsjax.raster import (
-    devices,
-    kernel_passes,
-    mosaic_tpu_backward,
-    mosaic_tpu_blocks,
-    mosaic_tpu_forward,
-    tiles,
-)
-from gsjax.raster import mosaic_tpu_tile as tile_math
 from gsjax.raster import project as projection
-from gsjax.raster import xla_group_walk as walk
+from gsjax.raster.blend import devices, kernel_passes, tiles
+from gsjax.raster.blend import xla_group_walk as walk
+from gsjax.raster.blend.tpu import backward as backward_kernel
+from gsjax.raster.blend.tpu import blocks as block_lists
+from gsjax.raster.blend.tpu import forward as forward_kernel
+from gsjax.raster.blend.tpu import tile as tile_math
 
 DEFAULT_TILE_SIZE = tile_math.SIZE
 MAX_CAPACITY = 2**22
@@ -53,29 +49,29 @@ class _Kernels(NamedTuple):
         return tile_math.table(rows)
 
     def prepare(self, lists, num_rows):
-        return lists, mosaic_tpu_blocks.cut(lists, num_rows)
+        return lists, block_lists.cut(lists, num_rows)
 
     def forward(self, channels, lists, table, signed, color):
         _, blocks = lists
-        rows, signed, out = mosaic_tpu_blocks.gather(table, blocks), signed[:, None], []
+        rows, signed, out = block_lists.gather(table, blocks), signed[:, None], []
         for part in _tile_ranges(signed.shape[0]):
             first, spec = blocks.first[part.start : part.stop + 1], self._spec(channels, part.start)
-            out.append(mosaic_tpu_forward.forward(spec, first, rows, signed[part], color[part]))
+            out.append(forward_kernel.forward(spec, first, rows, signed[part], color[part]))
         signed, color = (jnp.concatenate(x) for x in zip(*out))
         return signed[:, 0], color
 
     def backward(self, channels, lists, table, signed, rest, d_color):
         lists, blocks = lists
-        rows, signed, rest = mosaic_tpu_blocks.gather(table, blocks), signed[:, None], rest[:, None]
+        rows, signed, rest = block_lists.gather(table, blocks), signed[:, None], rest[:, None]
         grads, out = jnp.zeros_like(rows), []
         for part in _tile_ranges(signed.shape[0]):
             first, spec = blocks.first[part.start : part.stop + 1], self._spec(channels, part.start)
-            *planes, grads = mosaic_tpu_backward.backward(
+            *planes, grads = backward_kernel.backward(
                 spec, first, rows, signed[part], rest[part], d_color[part], grads
             )
             out.append(planes)
         signed, rest = (jnp.concatenate(x)[:, 0] for x in zip(*out))
-        grads = mosaic_tpu_blocks.by_slot(grads, blocks, lists.listed)
+        grads = block_lists.by_slot(grads, blocks, lists.listed)
         sums = walk.sum_runs(grads, lists.starts, lists.taken)
         features = sums[:, tile_math.GEOMETRY : tile_math.GEOMETRY + channels]
         return signed, rest, jnp.concatenate([sums[:, : tile_math.SUMS], features], -1)

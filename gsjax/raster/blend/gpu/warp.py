@@ -4,10 +4,10 @@ For each batch of a tile's list, thread t fetches Gaussian t from the table, tur
 polynomial about the tile's centre, tests it against the four blocks and stages it in shared memory;
 ballots turn the tests into one list a block. Each warp walks its own lists, leaves when its 64
 pixels are closed, and meets the other warps at two barriers a batch. The backward pass sums over a
-block by products on the tensor cores (`mosaic_gpu_moments`), adds the four blocks in a fixed order,
+block by products on the tensor cores (`moments`), adds the four blocks in a fixed order,
 moves the sums to the Gaussian's own frame, and writes one row a pair: no atomics.
 
-The kernels are written once. ``operations`` is `mosaic_gpu_ptx` on a GPU and `mosaic_gpu_arrays`
+The kernels are written once. ``operations`` is `ptx` on a GPU and `arrays`
 under Pallas' interpreter. The relatives of this design: the exponent as a polynomial, as in TC-GS
 (arXiv 2505.24796), the exact tests as in Speedy-Splat (arXiv 2412.00578).
 """
@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gsjax.raster import mosaic_gpu_arrays, pairs
-from gsjax.raster import mosaic_gpu_stage as stages
-from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster.blend import pairs
+from gsjax.raster.blend.gpu import arrays
+from gsjax.raster.blend.gpu import stage as stages
+from gsjax.raster.blend.gpu import tile as tile_math
 
 _FORWARD_BATCH, _BACKWARD_BATCH = 128, 64
 _FEW_CHANNELS = 4
@@ -38,7 +39,7 @@ def forward(
     signed: jax.Array,
     color: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Blends one pass behind what is there; arguments as of `mosaic_gpu_simple.forward`."""
+    """Blends one pass behind what is there; arguments as of `simple.forward`."""
     stage = stages.Stage(_FORWARD_BATCH, spec.channels)
     return _kernel(
         functools.partial(_forward_tile, _operations(spec), spec, stage),
@@ -57,7 +58,7 @@ def backward(
     rest: jax.Array,
     d_color: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Replays one pass; arguments and results as of `mosaic_gpu_simple.backward`."""
+    """Replays one pass; arguments and results as of `simple.backward`."""
     grads = _like(table, (lists.row.shape[0], tile_math.padded(spec.sums)))
     return _backward_kernel(spec, signed, add=False, out_type=(_like(signed), _like(rest), grads))(
         lists.bounds, lists.row, lists.slot, table, signed, rest, d_color
@@ -121,10 +122,10 @@ def _kernel(body, spec, **kwargs):
 
 def _operations(spec):
     if spec.interpret is not None:
-        return mosaic_gpu_arrays
-    from gsjax.raster import mosaic_gpu_ptx  # needs a JAX that can embed PTX
+        return arrays
+    from gsjax.raster.blend.gpu import ptx  # needs a JAX that can embed PTX
 
-    return mosaic_gpu_ptx
+    return ptx
 
 
 def _like(x, shape=None):
@@ -297,7 +298,7 @@ def _touches(mx, my, conic, top, corner):
 
 
 def _in_own_frame(sums, mean):
-    """Sums about the tile's centre (see `mosaic_gpu_moments`) -> what `gradients` expects.
+    """Sums about the tile's centre (see `moments`) -> what `gradients` expects.
 
     With dx = mx - x: s_dx = mx s - s_x, s_dxdx = mx^2 s - 2 mx s_x + s_xx, and so on.
     """

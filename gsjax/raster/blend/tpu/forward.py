@@ -7,7 +7,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsjax.raster import mosaic_tpu_tile as tile_math
+from gsjax.raster.blend.tpu import tile as tile_math
 
 
 def forward(
@@ -22,7 +22,7 @@ def forward(
     Args:
       spec: static settings; C = spec.features.
       first: [M + 1] int32, tile t owns the blocks [first[t], first[t + 1]).
-      blocks: [B, spec.width, 128] float32 from `mosaic_tpu_blocks.gather`.
+      blocks: [B, spec.width, 128] float32 from `tpu.blocks.gather`.
       signed: [M, 1, 256] transmittance, negative for closed pixels.
       color: [M, C, 256].
 

@@ -1,4 +1,4 @@
-"""The operations of `mosaic_gpu_ptx` on whole arrays, for Pallas' interpreter: what the PTX means.
+"""The operations of `ptx` on whole arrays, for Pallas' interpreter: what the PTX means.
 
 Same names, arguments and results; tests run the kernels with this module. The four warps of a tile
 run as one, so a walk visits every entry of the batch and leaves alone the blocks that it misses. An
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from gsjax.raster import mosaic_gpu_stage as stages
-from gsjax.raster import mosaic_gpu_tile as tile_math
+from gsjax.raster.blend.gpu import stage as stages
+from gsjax.raster.blend.gpu import tile as tile_math
 
 
 def sync():
@@ -18,22 +18,22 @@ def sync():
 
 
 def sync_any(flag):
-    """See `mosaic_gpu_ptx.sync_any`."""
+    """See `ptx.sync_any`."""
     return flag
 
 
 def any_open(transmittance):
-    """See `mosaic_gpu_ptx.any_open`."""
+    """See `ptx.any_open`."""
     return (jnp.max(transmittance) > 0).astype(jnp.int32)
 
 
 def reciprocal(x):
-    """See `mosaic_gpu_ptx.reciprocal`."""
+    """See `ptx.reciprocal`."""
     return 1.0 / x
 
 
 def fetch(stage, row, slot, table, entry, end):
-    """See `mosaic_gpu_ptx.fetch`."""
+    """See `ptx.fetch`."""
     own = jnp.arange(tile_math.THREADS, dtype=jnp.int32)
     exists = _exists(stage, entry, end)
     own = jnp.where(exists, entry + own, entry)
@@ -49,7 +49,7 @@ def _exists(stage, entry, end):
 
 
 def put_rows(stage, staged, values):
-    """See `mosaic_gpu_ptx.put_rows`."""
+    """See `ptx.put_rows`."""
     rows = jnp.stack(values, 1)[: stage.batch]
     never = jnp.where(jnp.arange(rows.shape[1]) == 0, tile_math.NEVER, 0.0)
     rows = jnp.concatenate([rows, never[None]])
@@ -57,13 +57,13 @@ def put_rows(stage, staged, values):
 
 
 def put_lists(stage, lists, hits):
-    """See `mosaic_gpu_ptx.put_lists`; here a list is one flag an entry."""
+    """See `ptx.put_lists`; here a list is one flag an entry."""
     flags = jnp.stack(hits)[:, : stage.batch].reshape(-1)
     lists[pl.ds(0, stages.BLOCKS * stage.batch)] = flags
 
 
 def for_each_hit(stage, staged, lists, step, state):
-    """See `mosaic_gpu_ptx.for_each_hit`."""
+    """See `ptx.for_each_hit`."""
     rows = staged[...].reshape(stage.batch + 1, stage.row)
     flags = lists[pl.ds(0, stages.BLOCKS * stage.batch)].reshape(stages.BLOCKS, stage.batch)
     column, line = tile_math.pixel_offsets(jnp.arange(tile_math.PIXELS, dtype=jnp.int32))
@@ -79,12 +79,12 @@ def for_each_hit(stage, staged, lists, step, state):
 
 
 def clear_sums(stage, sums):
-    """See `mosaic_gpu_ptx.clear_sums`."""
+    """See `ptx.clear_sums`."""
     sums[...] = jnp.zeros(stage.sums_shape, jnp.float32)
 
 
 def put_sums(stage, sums, entry, q, shares):
-    """See `mosaic_gpu_ptx.put_sums`."""
+    """See `ptx.put_sums`."""
     entry, counts = entry
     column, line = tile_math.pixel_offsets(jnp.arange(tile_math.PIXELS, dtype=jnp.int32))
     x, y = column.astype(jnp.float32) - 7.5, line.astype(jnp.float32) - 7.5
@@ -95,20 +95,20 @@ def put_sums(stage, sums, entry, q, shares):
 
 
 def total_sums(stage, sums):
-    """See `mosaic_gpu_ptx.total_sums`."""
+    """See `ptx.total_sums`."""
     rows = sums[pl.ds(0, stage.batch * stage.sums_row)].reshape(stage.batch, stage.sums_row)
     rows = jnp.pad(rows, ((0, tile_math.THREADS - stage.batch), (0, 0)))
     return [rows[:, k] for k in range(stage.sums)]
 
 
 def put_gradients(stage, grads, slot, values, entry, end):
-    """See `mosaic_gpu_ptx.put_gradients`."""
+    """See `ptx.put_gradients`."""
     place = jnp.where(_exists(stage, entry, end), slot, grads.shape[0])
     grads[...] = grads[...].at[place].set(_padded_rows(grads, values), mode="drop")
 
 
 def add_gradients(stage, grads, row, values, entry, end):
-    """See `mosaic_gpu_ptx.add_gradients`."""
+    """See `ptx.add_gradients`."""
     place = jnp.where(_exists(stage, entry, end), row, grads.shape[0])
     grads[...] = grads[...].at[place].add(_padded_rows(grads, values), mode="drop")
 
@@ -119,7 +119,7 @@ def _padded_rows(grads, values):
 
 
 def put_zeros(grads, slot, entry, end):
-    """See `mosaic_gpu_ptx.put_zeros`."""
+    """See `ptx.put_zeros`."""
     index = jnp.arange(slot.shape[0])
     place = jnp.where((index >= entry) & (index < end), slot[...], grads.shape[0])
     grads[...] = grads[...].at[place].set(0.0, mode="drop")

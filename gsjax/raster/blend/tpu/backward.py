@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsjax.raster import mosaic_tpu_forward
-from gsjax.raster import mosaic_tpu_tile as tile_math
+from gsjax.raster.blend.tpu import forward as forward_kernel
+from gsjax.raster.blend.tpu import tile as tile_math
 
 
 def backward(
@@ -28,7 +28,7 @@ def backward(
     """Replays one pass.
 
     Args:
-      spec, first, blocks, signed: as of `mosaic_tpu_forward.forward`.
+      spec, first, blocks, signed: as of `tpu.forward.forward`.
       rest: [M, 1, 256] what is still to come of <cotangent, output>.
       d_color: [M, C, 256] cotangent of the colour.
       grads: as ``blocks``, what to return of the blocks that are not reached.
@@ -38,9 +38,9 @@ def backward(
       q (dx, dy, dx^2, dx dy, dy^2, 1) with q = -dL/dsigma and (dx, dy) = centre - pixel, two rows
       of zeros, and the gradient of the features.
     """
-    plane = mosaic_tpu_forward.plane_spec(1)
-    planes = mosaic_tpu_forward.plane_spec(spec.features)
-    like = mosaic_tpu_forward.like
+    plane = forward_kernel.plane_spec(1)
+    planes = forward_kernel.plane_spec(spec.features)
+    like = forward_kernel.like
     block = pltpu.VMEM((2, spec.width, tile_math.BLOCK), blocks.dtype)
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
     call = pl.pallas_call(
