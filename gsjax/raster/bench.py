@@ -16,7 +16,8 @@ For figures of one core: ``taskset -c 0 python -m gsjax.raster.bench``.
 --peer PATH adds another implementation to the same rounds, a file with the interface of the study
 prototype `tiles_v2.py` (``prepare``, ``emit``, ``blend``, ``untile``); default: the variable
 GSJAX_PEER, else proto/tiles_v2.py beside the data folder. The ratio is that of fwd+bwd, ours to
-the peer's. --lanes L measures rendering, projection included, on L cores in a process of its own.
+the peer's. --lanes L measures rendering, projection included, on one core and in lanes on L cores, in a
+process of its own.
 """
 
 import argparse
@@ -32,6 +33,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import numpy as np
 
 from gsjax import runtime, version
 
@@ -176,7 +179,6 @@ def programs(stages: dict, splats, colors) -> tuple[dict, float, float]:
     """Compiled (function, arguments) by column, compile seconds and bytes of fwd+bwd."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
     shapes = jax.eval_shape(stages["forward"], splats, colors)
     rng = np.random.default_rng(0)
@@ -208,14 +210,21 @@ def _memory(compiled):
     return sum(getattr(stats, f"{k}_size_in_bytes") for k in ("temp", "output", "argument"))
 
 
-def alternate(functions: dict, repeats: int, clock: str = "wall") -> dict:
-    """Median milliseconds of each (function, arguments), one call of each a round."""
+def alternate(functions: dict, repeats: int, clock: str = "wall", cores: dict | None = None):
+    """Median milliseconds of each (function, arguments), one call of each a round.
+
+    cores: how many cores each may use; it is then called twice a round and the second call counts,
+    since threads that may move to another core do so after a while.
+    """
     import jax
 
     now = time.perf_counter if clock == "wall" else time.process_time
     times = {key: [] for key in functions}
     for round_ in range(repeats + 1):  # the first one warms up
         for key, (function, arguments) in functions.items():
+            if cores:
+                _pin(cores[key])
+                jax.block_until_ready(function(*arguments))
             begin = now()
             jax.block_until_ready(function(*arguments))
             if round_:
@@ -239,45 +248,103 @@ def measure(scene, size: int, contestants: dict, repeats: int, clock: str = "wal
 
 
 def measure_lanes(args) -> list[dict]:
-    """Rendering with projection on one device and on args.lanes devices; JAX must not run yet."""
+    """Rendering with projection and gradients on one core and on args.lanes; JAX must not run yet."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", args.lanes)
-    import jax.numpy as jnp
-    import numpy as np
-
-    from gsjax.raster import api, sharded
-
     auto = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((args.lanes,), ("tiles",), axis_types=auto)
-    names = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks")
+    mesh, peer = jax.make_mesh((args.lanes,), ("tiles",), axis_types=auto), peer_path(args.peer)
     rows = []
     for name, scene, size in scenes(args.synthetic, args.rows):
-        inputs = [jnp.asarray(scene[k]) for k in names]
-        rng = np.random.default_rng(0)
-        weights = jnp.asarray(rng.normal(size=(len(inputs[5]), size, size, 3)), jnp.float32)
-        options = dict(width=size, height=size, backend="xla_loop")
-        split = functools.partial(sharded.rasterize_sharded, mesh=mesh, tiles="tiles")
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        placed = jax.device_put((inputs, weights), everywhere)
-        functions = {}
-        for key, render, given in (
-            ("one", api.rasterize, (inputs, weights)), ("lanes", split, placed)
-        ):  # fmt: skip
-            render = functools.partial(render, **options)
-            loss = lambda a, w, render=render: jnp.sum(render(*a)[0] * w)  # noqa: E731
-            functions[key] = jax.jit(jax.value_and_grad(loss)).lower(*given).compile(), given
-        times = alternate(functions, args.repeats)
+        scene = _multiple(scene, args.lanes)
+        contestants = lane_contestants(scene, size, mesh)
+        if peer:
+            contestants |= peer_lane_contestants(peer, scene, size, mesh)
+        rng, functions = np.random.default_rng(0), {}
+        for key, (render, inputs, _) in contestants.items():
+            weights = rng.normal(size=jax.eval_shape(render, *inputs).shape).astype(np.float32)
+            loss = lambda a, w, render=render: (render(*a) * w).sum()  # noqa: E731
+            step = jax.jit(jax.value_and_grad(loss)).lower(inputs, weights).compile()
+            functions[key] = step, (inputs, weights)
+        cores = {key: contestant[2] for key, contestant in contestants.items()}
+        times = alternate(functions, args.repeats, cores=cores)
         rows.append(dict(name=name, lanes=args.lanes) | {f"{k}_ms": v for k, v in times.items()})
         print(_lane_line(rows[-1]), flush=True)
     return rows
 
 
+def _multiple(scene, lanes):
+    """The scene without its last Gaussians where lanes do not divide their number."""
+    num = len(scene["means"]) // lanes * lanes
+    cameras = ("viewmats", "Ks")
+    return {k: v if k in cameras or v is None else v[:num] for k, v in scene.items()}
+
+
+def lane_contestants(scene, size, mesh) -> dict:
+    """Name -> (image of inputs, inputs, number of cores): this package on one core and on all."""
+    import jax.numpy as jnp
+
+    from gsjax.raster import api, sharded
+
+    names = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks")
+    inputs = [jnp.asarray(scene[k]) for k in names]
+    options = dict(width=size, height=size, backend="xla_loop")
+
+    def one(*inputs):
+        return api.rasterize(*inputs, **options)[0]
+
+    def lanes(*inputs):
+        return sharded.rasterize_sharded(*inputs, **options, mesh=mesh, tiles="tiles")[0]
+
+    return {
+        "one": (one, inputs, 1),
+        "lanes": (lanes, _over(mesh, inputs), mesh.size),
+    }
+
+
+def peer_lane_contestants(path: pathlib.Path, scene, size: int, mesh) -> dict:
+    """The same of the prototype (``render``, ``render_lanes``)."""
+    import jax.numpy as jnp
+
+    peer = _load_peer(path)
+    arrays = [scene[k] for k in ("means", "quats", "scales", "opacities", "colors")]
+    inputs = [jnp.asarray(x) for x in (*arrays, scene["viewmats"][0], scene["Ks"][0])]
+
+    def one(*inputs):
+        return peer.render(*inputs, size, size, _PEER_PAIRS)[0]
+
+    def lanes(*inputs):
+        return peer.render_lanes(mesh, *inputs, size, size, _PEER_PAIRS)[0]
+
+    return {"peer_one": (one, inputs, 1), "peer_lanes": (lanes, _over(mesh, inputs), mesh.size)}
+
+
+def _over(mesh, inputs):
+    """Gaussians split over the mesh, as parameters that are trained there; cameras everywhere."""
+    import jax
+
+    specs = [jax.sharding.PartitionSpec("tiles")] * 5 + [jax.sharding.PartitionSpec()] * 2
+    return [
+        jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+        for x, spec in zip(inputs, specs, strict=True)
+    ]
+
+
+def _pin(count):
+    """All threads of this process on the first `count` cores, as far as the system allows."""
+    if hasattr(os, "sched_setaffinity"):
+        for task in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(task), range(min(count, os.cpu_count() or 1)))
+
+
 def _lane_line(row):
-    return (
-        f"{row['name']:24s} render fwd+bwd: one lane {row['one_ms']:8.1f} ms, "
-        f"{row['lanes']} lanes {row['lanes_ms']:8.1f} ms, x{row['one_ms'] / row['lanes_ms']:.2f}"
-    )
+    one, lanes = row["one_ms"], row["lanes_ms"]
+    line = f"{row['name']:24s} render fwd+bwd: one core {one:7.1f} ms, "
+    line += f"{row['lanes']} lanes {lanes:7.1f} ms, x{one / lanes:.2f}"
+    if "peer_lanes_ms" in row:
+        one, peer = row["peer_one_ms"], row["peer_lanes_ms"]
+        line += f"; peer {one:7.1f}, {peer:7.1f} ms, x{one / peer:.2f}; ratio of lanes {lanes / peer:.2f}"
+    return line
 
 
 def lanes_in_own_process(args) -> list[dict]:
@@ -287,14 +354,9 @@ def lanes_in_own_process(args) -> list[dict]:
         command = [sys.executable, "-m", "gsjax.raster.bench", "--only-lanes"]
         command += [f"--lanes={args.lanes}", f"--repeats={args.repeats}", f"--rows={args.rows}"]
         command += [f"--json={out}"] + ["--synthetic"] * args.synthetic
+        command += [f"--peer={args.peer}"] * (args.peer is not None)
         subprocess.run(command, check=True)
         return json.loads(out.read_text())
-
-
-def _widen_affinity(cores):
-    """Leaves the pinning of a parent (taskset), as far as the system allows."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, range(min(cores, os.cpu_count() or 1)))
 
 
 # --- report -------------------------------------------------------------------------------------
@@ -373,8 +435,8 @@ def run(args) -> dict:
 def main(argv=None) -> None:
     """Entry point."""
     args = parse(argv)
-    if args.only_lanes:
-        _widen_affinity(args.lanes)
+    if args.only_lanes:  # JAX makes as many threads as it has cores at the start
+        _pin(args.lanes)
     runtime.configure_environment()
     runtime.keep_freed_memory()
     if args.only_lanes:

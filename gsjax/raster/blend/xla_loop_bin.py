@@ -29,7 +29,7 @@ from gsjax.raster import constants
 _RADIX_BITS = 11  # three digits cover the 32 bits of a depth
 _HUGE = 1e15  # pixels; "everywhere", yet its square is a float32
 _INT32_MAX = 2**31 - 1
-_BLOCKS_PER_LANE = 4  # even; more balance the work better, fewer share fewer Gaussians
+_BLOCKS_PER_LANE = 8  # even; more balance the work better, fewer share fewer Gaussians
 
 
 class Grid(NamedTuple):
