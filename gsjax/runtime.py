@@ -9,8 +9,8 @@ import os
 import sys
 from importlib import metadata
 
-# XLA:CPU outlines a small ``while`` loop into one native function. JAX 0.10's default threshold
-# admits only loops over scalars; the blend loops of ``raster.xla_loop`` need this one. From 0.11 on
+# XLA:CPU outlines a small ``while`` loop into one native function. The default threshold of JAX 0.10
+# and 0.11 admits only loops over scalars; the blend loops of ``xla_loop`` need this one. From 0.12 on
 # the default is high enough.
 _LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
 _LOOP_FLAG = f"--xla_backend_extra_options={_LOOP_OPTION}=1048576"
@@ -23,7 +23,7 @@ def jax_version() -> tuple[int, ...]:
 
 def needs_loop_flag() -> bool:
     """True where JAX's default keeps the CPU rasterizer's loops from becoming native code."""
-    return jax_version() < (0, 11)
+    return jax_version() < (0, 12)
 
 
 def loop_flag_is_set() -> bool:
@@ -32,7 +32,7 @@ def loop_flag_is_set() -> bool:
 
 
 def configure_environment() -> None:
-    """Adds the native-loop flag to ``XLA_FLAGS`` on JAX 0.10, unless the user chose a value.
+    """Adds the native-loop flag to ``XLA_FLAGS`` on JAX 0.10 and 0.11, unless the user chose a value.
 
     A user's own ``--xla_backend_extra_options`` is left alone: XLA keeps only one of the two.
     """

@@ -10,7 +10,7 @@ Images are handled one after the other; data parallelism is `jax.shard_map` over
 `rasterize_sharded` splits a single image into lanes. `jax.vmap` maps its axis into the image axis, because
 batching a loop whose length depends on data would be ruinous.
 
-Never lower this for a GPU or TPU: each step would become a few kernel launches. JAX 0.10 compiles
+Never lower this for a GPU or TPU: each step would become a few kernel launches. JAX before 0.12 compiles
 the blending loops to native code only with the XLA flag that `gsjax.runtime` sets; without it results
 are the same, about three times slower.
 """
