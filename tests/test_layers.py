@@ -39,7 +39,9 @@ ONLY_IN = {
 NO_JAX = ("io", "data")
 # Modules of data/ that compute with JAX: they build sets (render, embed) and never run in the
 # input pipeline's worker processes.
-BUILDERS = {"render.py", "build.py", "embed.py", "procedural_build.py", "twins.py"}
+BUILDERS = {
+    "render.py", "build.py", "embed.py", "mesh_views.py", "procedural_build.py", "twins.py",
+}  # fmt: skip
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "misc.py"}
 
 

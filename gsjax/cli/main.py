@@ -8,7 +8,7 @@ from gsjax import runtime
 from gsjax.version import __version__
 
 # Subcommand -> module under gsjax.cli exporting HELP, add_arguments(parser) and run(args).
-COMMANDS = ("info", "render", "study")
+COMMANDS = ("fit-objects", "info", "render", "study", "view")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gsjax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        module = importlib.import_module(f"gsjax.cli.{name}")
+        module = importlib.import_module(f"gsjax.cli.{name.replace('-', '_')}")
         sub = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)

@@ -1,21 +1,34 @@
-"""``gsjax render``: a splat file to pictures from an orbit around it."""
+"""``gsjax render``: a splat file to pictures, or a turntable video, from an orbit around it."""
 
 import argparse
 import pathlib
 
-HELP = "render a .ply or .splat file to PNG from an orbit around it"
+HELP = "render a splat file to PNG, or to a GIF or MP4 turntable, from an orbit around it"
+
+# Kind of output by the ending of --out.
+_STILL, _VIDEOS = ".png", (".gif", ".mp4")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", help=".ply or .splat file")
-    parser.add_argument("--out", default="render.png", help="PNG to write; the views side by side")
-    parser.add_argument("--views", type=int, default=1, help="cameras on the orbit")
+    parser.add_argument("file", help=".ply, .compressed.ply, .splat or .spz file")
+    parser.add_argument(
+        "--out",
+        default="render.png",
+        help="file to write: .png has the views side by side, .gif and .mp4 one a frame",
+    )
+    parser.add_argument("--views", type=int, default=1, help="cameras on the orbit, or frames")
+    parser.add_argument("--fps", type=float, default=25.0, help="frames a second of a video")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
     parser.add_argument("--fov", type=float, default=45.0, help="field of view in degrees")
     parser.add_argument("--azimuth", type=float, default=30.0, help="first azimuth in degrees")
     parser.add_argument("--elevation", type=float, default=15.0, help="elevation in degrees")
     parser.add_argument("--distance", type=float, default=2.6, help="distance in object radii")
-    parser.add_argument("--up", choices=("y", "-y", "z", "-z"), default="y", help="the file's up")
+    parser.add_argument(
+        "--up",
+        choices=("y", "-y", "z", "-z"),
+        default="y",
+        help="the file's up; write --up=-y for a minus",
+    )
     parser.add_argument("--background", type=float, nargs=3, default=(1.0, 1.0, 1.0))
     parser.add_argument("--depth", action="store_true", help="render expected depth, not colour")
 
@@ -41,11 +54,63 @@ def run(args: argparse.Namespace) -> int:
         background=args.background,
         depth=args.depth,
     )
-    strip = np.concatenate(list(pictures), axis=1)
     pathlib.Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(strip).save(args.out)
+    if args.out.lower().endswith(_STILL):
+        Image.fromarray(np.concatenate(list(pictures), axis=1)).save(args.out)
+    else:
+        write_video(args.out, pictures, args.fps)
     print(f"{args.out}: {args.views} view(s) of {raw.num} Gaussians")
     return 0
+
+
+def orbit_bounds(means):
+    """Centre [3] and radius of the box of the 1 %..99 % quantiles of means [N, 3]."""
+    import numpy as np
+
+    low, high = np.quantile(np.asarray(means), [0.01, 0.99], axis=0)
+    return (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, 1e-6)
+
+
+def up_vector(up: str):
+    """The unit vector [3] of 'y', '-y', 'z' or '-z'."""
+    import numpy as np
+
+    return np.eye(3)["xyz".index(up[-1])] * (-1.0 if up.startswith("-") else 1.0)
+
+
+def write_video(path: str, pictures, fps: float) -> None:
+    """Writes uint8 pictures [V, H, W, 3] as an endlessly repeating .gif, or as an .mp4.
+
+    GIF stores the time of a frame in hundredths of a second, two at least.
+
+    Raises:
+      ImportError: an .mp4 and no package imageio[ffmpeg].
+    """
+    if path.lower().endswith(".gif"):
+        from PIL import Image
+
+        # One palette for all frames, without dithering: the background does not flicker and
+        # equal pixels compress.
+        frames = [Image.fromarray(picture) for picture in pictures]
+        sample = Image.fromarray(
+            pictures[:: max(len(pictures) // 8, 1)].reshape(-1, *pictures.shape[2:])
+        )
+        palette = sample.quantize(256)
+        frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+        duration = 10 * max(round(100 / fps), 2)
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, loop=0)
+        return
+    try:
+        import imageio.v2 as imageio
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "writing .mp4 needs imageio with ffmpeg: pip install 'gsjax[video]', or write a .gif"
+        ) from error
+    # H.264 in the pixel format that every browser plays, which has even sides only.
+    with imageio.get_writer(path, fps=fps, codec="libx264", quality=8, macro_block_size=2) as out:
+        for picture in pictures:
+            out.append_data(picture)
 
 
 def render_orbit(g, *, views, size, fov, azimuth, elevation, distance, up, background, depth):
@@ -60,39 +125,38 @@ def render_orbit(g, *, views, size, fov, azimuth, elevation, distance, up, backg
     import gsjax
     from gsjax.core import cameras
 
-    low, high = np.quantile(np.asarray(g.means), [0.01, 0.99], axis=0)
-    center, radius = (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, 1e-6)
-    axis = "xyz".index(up[-1])
-    up_vector = np.zeros(3)
-    up_vector[axis] = -1.0 if up.startswith("-") else 1.0
+    center, radius = orbit_bounds(g.means)
     viewmats = cameras.orbit_path(
         views,
         radius * distance,
         elevation_degrees=elevation,
         start_degrees=azimuth,
         target=center,
-        up=up_vector,
+        up=up_vector(up),
     )
     K = cameras.intrinsics_from_fov(fov, size, size)
-    image, alpha, _ = gsjax.rasterize(
-        g.means,
-        g.quats,
-        g.scales,
-        g.opacities,
-        g.sh,
-        viewmats.astype(jnp.float32),
-        jnp.broadcast_to(K, (views, 3, 3)).astype(jnp.float32),
-        size,
-        size,
-        sh_degree=g.sh_degree,
-        render_mode="ED" if depth else "RGB",
-        backgrounds=None
-        if depth
-        else jnp.broadcast_to(jnp.asarray(background, jnp.float32), (views, 3)),
-    )
-    image = np.asarray(image)
+    image, alpha = [], []
+    # One view at a time: a video's memory does not grow with its frames.
+    for viewmat in viewmats.astype(jnp.float32):
+        picture, opacity, _ = gsjax.rasterize(
+            g.means,
+            g.quats,
+            g.scales,
+            g.opacities,
+            g.sh,
+            viewmat[None],
+            K[None].astype(jnp.float32),
+            size,
+            size,
+            sh_degree=g.sh_degree,
+            render_mode="ED" if depth else "RGB",
+            backgrounds=None if depth else jnp.asarray(background, jnp.float32)[None],
+        )
+        image.append(np.asarray(picture[0]))
+        alpha.append(np.asarray(opacity[0]))
+    image, alpha = np.stack(image), np.stack(alpha)
     if depth:
-        inverse = np.where(np.asarray(alpha) > 0.5, 1.0 / np.maximum(image, 1e-6), 0.0)
+        inverse = np.where(alpha > 0.5, 1.0 / np.maximum(image, 1e-6), 0.0)
         image = np.repeat(inverse / max(inverse.max(), 1e-12), 3, axis=-1)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
@@ -103,5 +167,12 @@ def _check(args) -> None:
             raise ValueError(f"--{name}: found {getattr(args, name)}, expected at least 1")
     if not 0 < args.fov < 180:
         raise ValueError(f"--fov: found {args.fov}, expected degrees between 0 and 180")
-    if not args.out.lower().endswith(".png"):
-        raise ValueError(f"--out: found {args.out!r}, expected a name that ends in .png")
+    if not args.fps > 0:
+        raise ValueError(f"--fps: found {args.fps}, expected above 0")
+    if not args.out.lower().endswith((_STILL, *_VIDEOS)):
+        raise ValueError(
+            f"--out: found {args.out!r}, expected a name that ends in {_STILL}, {_VIDEOS[0]} or "
+            f"{_VIDEOS[1]}"
+        )
+    if args.out.lower().endswith(".mp4") and args.size % 2:
+        raise ValueError(f"--size: found {args.size}, expected an even number for .mp4")

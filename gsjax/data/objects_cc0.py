@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from gsjax.data import discs, features
+from gsjax.io import meshes
 
 VERSION = 1  # raise it when the Gaussians or captions change
 SPLITS = ("v2", "shipped")
@@ -111,19 +112,7 @@ def sample_mesh(
     Raises:
         ValueError: the mesh has no area.
     """
-    area = np.linalg.norm(mesh.cross, axis=-1)
-    total = np.cumsum(area)
-    if not len(area) or total[-1] <= 0:
-        raise ValueError("sample_mesh: the mesh has no face with an area")
-    places = (np.arange(count) + rng.random(count)) / count * total[-1]
-    face = np.minimum(np.searchsorted(total, places, side="right"), len(area) - 1)
-    # Uniform in a triangle: fold the unit square over its diagonal by a square root.
-    root, t = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
-    a, b, c = (mesh.vertices[mesh.faces[face, k]].astype(np.float64) for k in range(3))
-    points = (1 - root) * a + root * (1 - t) * b + root * t * c
-    normals = mesh.cross[face] / np.maximum(area[face], 1e-20)[:, None]
-    order = rng.permutation(count)
-    return points[order], normals[order], face[order]
+    return meshes.sample_faces(mesh.vertices, mesh.faces, count, rng)[:3]
 
 
 def gaussians_of(mesh: Mesh, count: int, rng: np.random.Generator, *, fps_length=None):

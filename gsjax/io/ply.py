@@ -66,7 +66,7 @@ def read_counted(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Like ``read``; also returns how many rows were dropped."""
     source, data = str(path), epath.Path(path).read_bytes()
-    order, elements, body = _parse_header(data, source)
+    order, elements, body = parse_header(data, source)
     vertex = next((e for e in elements if e.name == "vertex"), None)
     if vertex is None:
         raise records.SplatFormatError(
@@ -74,16 +74,16 @@ def read_counted(
         )
     rest_count = _check_columns(vertex, elements, source)
     if order == "=":
-        table = _ascii_rows(data[body:], elements, vertex, source)
+        table = ascii_rows(data[body:], elements, vertex, source)
     else:
-        table = _binary_rows(data, body, order, elements, vertex, source)
+        table = binary_rows(data, body, order, elements, vertex, source)
     # Doubles beyond float32 become infinite here and are then reported as unusable rows.
     with np.errstate(over="ignore"):
         arrays = _to_arrays(table, rest_count)
     return records.clean(arrays, source, on_bad_rows)
 
 
-def _parse_header(data: bytes, source: str) -> tuple[str, list[_Element], int]:
+def parse_header(data: bytes, source: str) -> tuple[str, list[_Element], int]:
     """(byte order or '=' for ascii, elements, offset of the body)."""
     if data[:3] != b"ply" or data[3:4] not in (b"\n", b"\r"):
         raise records.SplatFormatError(
@@ -161,7 +161,7 @@ def _check_columns(vertex: _Element, elements: list[_Element], source: str) -> i
     return len(rest)
 
 
-def _binary_rows(data, offset, order, elements, vertex, source) -> np.ndarray:
+def binary_rows(data, offset, order, elements, vertex, source) -> np.ndarray:
     dtype = vertex.dtype(order)
     before = elements[: elements.index(vertex)]
     after = elements[elements.index(vertex) + 1 :]
@@ -185,7 +185,7 @@ def _binary_rows(data, offset, order, elements, vertex, source) -> np.ndarray:
     return np.frombuffer(data, dtype, vertex.count, offset)
 
 
-def _ascii_rows(body: bytes, elements, vertex, source) -> np.ndarray:
+def ascii_rows(body: bytes, elements, vertex, source) -> np.ndarray:
     """The vertex lines of an ASCII file; every element has one line an item."""
     lines = [line for line in body.splitlines() if line.strip()]
     first = sum(e.count for e in elements[: elements.index(vertex)])

@@ -20,6 +20,9 @@ FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")
 LOG_SCALE_RANGE = (-50.0, 20.0)
 SH_COUNTS = (1, 4, 9, 16, 25)
 SH_C0 = 0.28209479177387814
+# Opacity bytes 0 and 255 have infinite logits; a quarter of a step inside they are finite, round
+# back to the same byte, and render alike (alpha is capped at 0.99 and cut below 1/255).
+_ALPHA_MARGIN = 0.25 / 255
 
 
 class SplatFormatError(ValueError):
@@ -116,6 +119,40 @@ def clean(
         raise SplatFormatError(f"{source}: all {num} Gaussians are unusable ({summary})")
     logging.warning("%s: dropped %d of %d Gaussians (%s)", source, dropped, num, summary)
     return {name: value[~bad] for name, value in arrays.items()}, dropped
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """The nearest uint8 of each value, those outside 0 .. 255 clipped (same shape)."""
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def opacities_to_bytes(logit_opacities: np.ndarray) -> np.ndarray:
+    """Activated opacities in 255ths, uint8, of logits (same shape)."""
+    logits = np.clip(np.asarray(logit_opacities, np.float64), -700, 700)
+    return to_bytes(255 / (1 + np.exp(-logits)))
+
+
+def bytes_to_opacities(stored: np.ndarray) -> np.ndarray:
+    """Finite float32 logits of uint8 opacities (same shape); the inverse of opacities_to_bytes."""
+    alpha = np.clip(stored / 255, _ALPHA_MARGIN, 1 - _ALPHA_MARGIN)
+    return (np.log(alpha) - np.log1p(-alpha)).astype(np.float32)
+
+
+def unit_quats(quats: np.ndarray) -> np.ndarray:
+    """Quaternions [N, 4] wxyz at unit length, float64; zero ones become the identity."""
+    quats = np.asarray(quats, np.float64)
+    norms = np.linalg.norm(quats, axis=1, keepdims=True)
+    return np.where(norms > 0, quats / np.where(norms > 0, norms, 1), (1.0, 0.0, 0.0, 0.0))
+
+
+def warn_clipped(path: epath.PathLike, name: str, values: np.ndarray, low: float, high: float):
+    """Logs how many values lie outside low .. high, the range that a format stores."""
+    count = int(np.count_nonzero((values < low) | (values > high)))
+    if count:
+        logging.warning(
+            "%s: %d of %d values of %s lie outside the format's range %g .. %g and were clipped",
+            path, count, values.size, name, low, high,
+        )  # fmt: skip
 
 
 def write_atomically(path: epath.PathLike, data: bytes):

@@ -69,7 +69,35 @@ class System:
     show: Callable[[Variables, Any], None] | None = None
 
 
-def build(config) -> System:
+@dataclasses.dataclass(frozen=True)
+class Procedure:
+    """A system that is not trained on batches but advances a state of its own; `train.procedure` runs it.
+
+    Attributes:
+        name: folder name under ``gsjax.systems``.
+        num_steps: of the whole run.
+        begin: ``() -> state``, any pytree of arrays.
+        abstract: ``layout -> state`` of ``jax.ShapeDtypeStruct``; the layout is ``{path: [shape,
+            dtype]}`` of the leaves of a checkpoint, since shapes may grow while a run goes on.
+        advance: ``state -> (state, {name: number})``: a chunk of steps.
+        step: ``state -> int``, steps done.
+        evaluate: ``state -> {name: number}``.
+        finish: ``(state, folder) -> None``: writes the result and pictures into the run folder.
+        show: names of metrics for the progress line.
+    """
+
+    name: str
+    num_steps: int
+    begin: Callable[[], Any]
+    abstract: Callable[[Mapping[str, list]], Any]
+    advance: Callable[[Any], tuple[Any, Mapping[str, Any]]]
+    step: Callable[[Any], int]
+    evaluate: Callable[[Any], Mapping[str, float]]
+    finish: Callable[[Any, Any], None]
+    show: Sequence[str] = ()
+
+
+def build(config) -> System | Procedure:
     """Builds the system that ``config.system`` names.
 
     Raises:

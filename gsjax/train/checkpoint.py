@@ -171,7 +171,8 @@ class Checkpoints:
 
         Args:
             abstract_state: ShapeDtypeStructs with shardings, in the structure to return. Device
-                counts and meshes may differ from those of the run that saved.
+                counts and meshes may differ from those of the run that saved. Or a function that
+                makes it from the layout found, {path: [shape, dtype]}.
 
         Returns:
             None if there is no checkpoint.
@@ -201,6 +202,8 @@ class Checkpoints:
         failure, result = None, None
         try:
             meta = read_meta(folder)
+            if callable(abstract_state):
+                abstract_state = abstract_state(meta["leaves"])
             _check_layout(folder, meta["leaves"], _layout(abstract_state))
             result = self._load(folder, abstract_state, meta)
         except DamagedCheckpoint as error:

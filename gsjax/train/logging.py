@@ -4,12 +4,14 @@ Only process 0 writes. Every line reaches the file before the checkpoint of its 
 resumed run drops what lies past its checkpoint and writes it again: no step is lost or doubled.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import math
 import platform
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
 from absl import logging as absl_logging
@@ -38,6 +40,11 @@ def versions() -> dict:
         "devices": [str(d.device_kind) for d in jax.devices()],
         "processes": jax.process_count(),
     }
+
+
+def config_hash(config) -> str:
+    """Short hash of every setting."""
+    return hashlib.sha256(config.to_json_best_effort(sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path, value) -> None:
@@ -149,13 +156,14 @@ class RunLog:
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
-    def train(self, step: int, metrics: dict, waited: float) -> None:
+    def train(self, step: int, metrics: dict, waited: float, show: Sequence[str] = ()) -> None:
         """Writes one step's metrics, and the rates since the last call.
 
         Args:
             step: number of the finished step.
             metrics: {name: scalar}; fetched here, so the call waits for the step.
             waited: seconds waited for data since the start.
+            show: metrics that the line names beside the loss.
         """
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         since, start, waited_then = self._clock
@@ -172,15 +180,17 @@ class RunLog:
         self._scalars("train", step, values)
         rate = values.get("examples_per_second")
         self.say(
-            "step %d loss %.5g lr %.3g%s",
+            "step %d loss %.5g lr %.3g%s%s",
             *(step, values["loss"], values["lr"]),
+            "".join(f" {name} {values[name]:.5g}" for name in show),
             f" | {rate:.1f} examples/s, {values['step_seconds']:.3f} s/step, "
             f"{100 * values['data_wait']:.0f} % waiting for data"
             if rate
             else "",
         )
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
+            shown = {name: f"{values[name]:.4g}" for name in ("loss", *show)}
+            self._bar.set_postfix(shown, refresh=False)
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """Writes the results of all evaluators at a step to eval.json and TensorBoard."""

@@ -5,7 +5,6 @@ versions.json, metrics.jsonl, TensorBoard events, checkpoints/, eval.json and pi
 """
 
 import dataclasses
-import hashlib
 import importlib
 import json
 import time
@@ -24,6 +23,7 @@ from gsjax.train import (
     optim,
     preemption,
     prefetch,
+    procedure,
     sharding,
 )
 from gsjax.train import logging as logs
@@ -55,6 +55,8 @@ def run(config, workdir, *, system: base.System | None = None) -> dict[str, floa
         distributed.use_compilation_cache(config.train.compilation_cache, workdir)
         _write_facts(config, workdir)
         system = base.build(config) if system is None else system
+        if isinstance(system, base.Procedure):
+            return procedure.run(config, workdir, system, stop)
         setup = _set_up(config, workdir, system, stop)
         return modes[config.mode](setup)
 
@@ -97,11 +99,6 @@ def _write_facts(config, workdir) -> None:
         name = "config.json" if config.mode == "train" else f"config_{config.mode}.json"
         logs.write_json(workdir / name, json.loads(config.to_json_best_effort()))
         logs.write_json(workdir / "versions.json", logs.versions())
-
-
-def config_hash(config) -> str:
-    """Short hash of every setting."""
-    return hashlib.sha256(config.to_json_best_effort(sort_keys=True).encode()).hexdigest()[:16]
 
 
 # Training ---------------------------------------------------------------------------------------
@@ -149,7 +146,7 @@ def _start(setup: _Setup, checkpoints):
     restored = checkpoints.restore(setup.abstract)
     if restored is not None:
         logging.info("going on from the checkpoint of step %d", restored.step)
-        if restored.meta["config_hash"] != config_hash(setup.config):
+        if restored.meta["config_hash"] != logs.config_hash(setup.config):
             logging.warning("the config differs from the one that wrote this checkpoint")
         return restored.state, restored.data
     loaded = {}
@@ -217,7 +214,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _save(setup: _Setup, state, step: int, feed, checkpoints, *, wait: bool) -> None:
-    info = {"config_hash": config_hash(setup.config), "versions": logs.versions()["packages"]}
+    info = {"config_hash": logs.config_hash(setup.config), "versions": logs.versions()["packages"]}
     checkpoints.save(step, state, feed.state, info, wait=wait)
 
 

@@ -1,5 +1,7 @@
 """The console script as a user calls it."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,9 +62,66 @@ def test_render_depth_is_brightest_in_the_middle_of_a_ball(splat, tmp_path):
     assert picture[24, 24] > 200 and picture[0, 0] == 0
 
 
+def _stripes(splat):
+    """Colours the ball's half at negative x blue, so that a turn of it shows."""
+    scene = formats.load_gaussians(splat)
+    left = scene["means"][:, 0] < 0
+    scene["sh"][left] = np.array([-1.7, -1.7, 1.7], np.float32)
+    formats.save_gaussians(splat, scene)
+
+
+def test_render_writes_a_turntable_gif(splat, tmp_path):
+    _stripes(splat)
+    out, strip = tmp_path / "ball.gif", tmp_path / "ball.png"
+    orbit = ["render", str(splat), "--views", "4", "--size", "48", "--azimuth", "0"]
+    assert main.run([*orbit, "--out", str(out), "--fps", "10"]) == 0
+    assert main.run([*orbit, "--out", str(strip)]) == 0
+    stills = np.asarray(Image.open(strip)).astype(int)
+    with Image.open(out) as video:
+        assert video.n_frames == 4 and video.info["duration"] == 100 and video.info["loop"] == 0
+        for index in range(4):
+            video.seek(index)
+            frame = np.asarray(video.convert("RGB")).astype(int)
+            still = stills[:, 48 * index : 48 * (index + 1)]
+            # 256 colours shared by all frames.
+            assert frame.shape == (48, 48, 3) and np.abs(frame - still).mean() < 6
+            assert index != 1 or np.abs(frame - stills[:, :48]).mean() > 20
+
+
+def test_render_writes_a_turntable_mp4(splat, tmp_path):
+    imageio = pytest.importorskip("imageio.v2", reason="mp4 needs gsjax[video]")
+    pytest.importorskip("imageio_ffmpeg", reason="mp4 needs gsjax[video]")
+    _stripes(splat)
+    out, strip = tmp_path / "ball.mp4", tmp_path / "ball.png"
+    orbit = ["render", str(splat), "--views", "3", "--size", "48", "--fps", "10"]
+    assert main.run([*orbit, "--out", str(out)]) == 0
+    assert main.run([*orbit, "--out", str(strip)]) == 0
+    with imageio.get_reader(out) as reader:
+        frames = np.stack([frame for frame in reader.iter_data()]).astype(int)
+        assert reader.get_meta_data()["fps"] == 10
+    assert frames.shape == (3, 48, 48, 3)
+    stills = np.stack(np.split(np.asarray(Image.open(strip)).astype(int), 3, axis=1))
+    # H.264 halves the resolution of colour, which shows at the ball's edge.
+    assert np.abs(frames - stills).mean() < 12
+    assert np.abs(frames[1] - stills[0]).mean() > 20
+
+
+def test_the_missing_video_extra_is_named(splat, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    out = tmp_path / "ball.mp4"
+    assert main.run(["render", str(splat), "--out", str(out), "--size", "16"]) == 2
+    assert "pip install 'gsjax[video]'" in capsys.readouterr().err and not out.exists()
+
+
 @pytest.mark.parametrize(
     "extra, message",
-    [(["--size", "0"], "--size"), (["--fov", "180"], "--fov"), (["--out", "x.bmp"], "--out")],
+    [
+        (["--size", "0"], "--size"),
+        (["--fov", "180"], "--fov"),
+        (["--out", "x.bmp"], "--out"),
+        (["--out", "x.gif", "--fps", "0"], "--fps"),
+        (["--out", "x.mp4", "--size", "47"], "even number"),
+    ],
 )
 def test_bad_arguments_are_named(splat, capsys, extra, message):
     assert main.run(["render", str(splat), *extra]) == 2

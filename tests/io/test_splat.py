@@ -169,7 +169,7 @@ def test_the_record_is_a_raw_gaussians_and_back(tmp_path):
 
 
 def test_unknown_extension_lists_the_known(tmp_path):
-    with pytest.raises(ValueError, match=r"'.ksplat'.*known are \['.ply', '.splat'\]"):
+    with pytest.raises(ValueError, match=r"'.ksplat'.*known are \[.*'.ply', '.splat', '.spz'\]"):
         formats.load_gaussians(tmp_path / "a.ksplat")
 
 

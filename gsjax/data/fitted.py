@@ -1,0 +1,196 @@
+"""Fitted objects on disk: one file a wave, and the set of them as training records.
+
+A wave file (``wave-<first number>-<objects>.npz``) is written under another name and renamed, so it is
+whole or not there; the files are the manifest: whoever starts again reads which objects they hold
+and goes on with the others. ``identity.json`` says how the objects were fitted; another way wants another
+folder. Imports no JAX; fitting is ``systems/scene_fit/factory.py``.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from gsjax.data import discs, features
+
+VERSION = 1
+IDENTITY = "identity.json"
+FAILURES = "failures.jsonl"
+_PATTERN = "wave-*.npz"
+# Gaussians of a record and the types they are stored in.
+FIELDS = {
+    "means": np.float32, "quats": np.float16, "log_scales": np.float16,
+    "logit_opacities": np.float16, "sh": np.float16,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """One object: what it is, its Gaussians, how well they fit.
+
+    Attributes:
+        number: of the object in its collection.
+        about: uid, name, category, captions, colored, split; plain JSON values.
+        gaussians: raw arrays of ``FIELDS``, M rows.
+        scores: held-out figures, plain numbers.
+    """
+
+    number: int
+    about: Mapping
+    gaussians: Mapping[str, np.ndarray]
+    scores: Mapping[str, float]
+
+
+def check_identity(folder, identity: Mapping) -> None:
+    """Writes ``identity.json``, or compares with the one that is there.
+
+    Raises:
+        ValueError: the folder holds objects that were fitted in another way.
+    """
+    path = pathlib.Path(folder) / IDENTITY
+    wanted = json.loads(json.dumps(identity))
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, json.dumps(wanted, indent=1).encode())
+    found = json.loads(path.read_text())
+    if found != wanted:
+        keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        raise ValueError(
+            f"{os.fspath(folder)} holds objects fitted with other settings (they differ in {keys}); "
+            "choose another folder, or the settings of its identity.json"
+        )
+
+
+def write_wave(folder, objects: Sequence[Fitted]) -> pathlib.Path:
+    """Writes the objects of one wave, all or nothing."""
+    counts = [len(item.gaussians["means"]) for item in objects]
+    arrays = {
+        name: np.concatenate([np.asarray(item.gaussians[name], dtype) for item in objects])
+        for name, dtype in FIELDS.items()
+    }
+    about = [
+        {"number": o.number, "about": dict(o.about), "scores": dict(o.scores)} for o in objects
+    ]
+    arrays["offsets"] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    arrays["objects"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    path = pathlib.Path(folder) / f"wave-{objects[0].number:08d}-{len(objects)}.npz"
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".wave-", delete=False) as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+    return path
+
+
+def _write_whole(path: pathlib.Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}-", delete=False
+    ) as file:
+        file.write(content)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def _about(path: pathlib.Path) -> list[dict]:
+    with np.load(path) as arrays:
+        return json.loads(arrays["objects"].tobytes())
+
+
+def finished(folder) -> set[int]:
+    """Numbers of the objects that the folder holds."""
+    paths = pathlib.Path(folder).glob(_PATTERN)
+    return {item["number"] for path in paths for item in _about(path)}
+
+
+def failed(folder) -> dict[int, str]:
+    """Number -> reason of objects that could not be fitted; a line cut short by a kill is left out."""
+    path, result = pathlib.Path(folder) / FAILURES, {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        result[item["number"]] = item["reason"]
+    return result
+
+
+def add_failure(folder, number: int, uid: str, reason: str) -> None:
+    """Remembers an object that could not be fitted, so that it does not stop the others."""
+    with open(pathlib.Path(folder) / FAILURES, "a") as file:
+        file.write(json.dumps({"number": number, "uid": uid, "reason": reason}) + "\n")
+
+
+def read(folder) -> Iterator[Fitted]:
+    """All objects of a folder by number; one that lies in two files counts once.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    places = {}
+    for path in sorted(pathlib.Path(folder).glob(_PATTERN)):
+        for place, item in enumerate(_about(path)):
+            places.setdefault(item["number"], (path, place))
+    if not places:
+        raise ValueError(
+            f"data.source: {os.fspath(folder)} holds no fitted objects (no {_PATTERN}); make them with "
+            "`gsjax fit-objects`"
+        )
+    opened, arrays, items = None, {}, []
+    for number in sorted(places):
+        path, place = places[number]
+        if path != opened:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in (*FIELDS, "offsets")}
+                items = json.loads(file["objects"].tobytes())
+            opened = path
+        rows = slice(*arrays["offsets"][place : place + 2])
+        gaussians = {name: arrays[name][rows].astype(np.float32) for name in FIELDS}
+        yield Fitted(number, items[place]["about"], gaussians, items[place]["scores"])
+
+
+def sides(folder) -> dict[str, list[Fitted]]:
+    """'train' and 'test' objects, by the split that each names.
+
+    Raises:
+        ValueError: no object, or none to train on.
+    """
+    result: dict[str, list[Fitted]] = {"train": [], "test": []}
+    for item in read(folder):
+        result["test" if item.about["split"] == "test" else "train"].append(item)
+    if not result["train"]:
+        raise ValueError(f"data.source: {os.fspath(folder)} holds no object of the training side")
+    return {side: items for side, items in result.items() if items}
+
+
+def objects(
+    items: Sequence[Fitted], categories: Sequence[str], *, num_stored: int, fps_length: int | None
+) -> Iterator[dict]:
+    """Objects as ``build`` takes them; at most ``num_stored`` Gaussians of each are stored.
+
+    Pictures show all of them. The stored ones are a random subset, the first ``fps_length`` in
+    farthest-point order.
+    """
+    for item in items:
+        whole, about = item.gaussians, item.about
+        rng = np.random.default_rng(features.stable_seed("fitted", about["uid"]))
+        rows = rng.permutation(len(whole["means"]))[:num_stored]
+        rows = rows[discs.farthest_point_order(whole["means"][rows], fps_length)]
+        names = ("means", "quats", "log_scales", "logit_opacities")
+        stored = {name: whole[name][rows] for name in names}
+        length = np.linalg.norm(stored["quats"], axis=-1, keepdims=True)
+        stored["quats"] = stored["quats"] / np.maximum(length, 1e-12)
+        stored["sh0"] = whole["sh"][rows, 0]
+        yield {
+            "uid": about["uid"],
+            "name": about["name"],
+            "category": list(categories).index(about["category"]),
+            "captions": list(about["captions"]),
+            "colored": bool(about["colored"]),
+            "gaussians": stored,
+            "picture": dict(whole),
+        }
