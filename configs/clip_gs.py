@@ -6,7 +6,7 @@
         --config.data.source=FOLDER_OF_PLY --config.data.captions_csv=CAPTIONS.csv
 
 Arguments after the colon: ``quick``, ``paper``, ``size=debug|laptop|tiny|small|base|large|giant``,
-``data=procedural|objects_cc0|folder``, ``attributes=all|xyz_rgb``. Plain and ``:quick`` download
+``data=procedural|objects_cc0|folder|fitted``, ``attributes=all|xyz_rgb``. Plain and ``:quick`` download
 nothing: the objects are procedural, the image and text towers ship with the package.
 
 Sources in comments: P the paper, U Uni3D (arXiv 2310.06773), which the paper starts from; no letter:

@@ -64,7 +64,7 @@ def data_block() -> ml_collections.ConfigDict:
     """Which data set, how much of it, and how it is read."""
     return ml_collections.ConfigDict(
         dict(
-            name="procedural",  # 'procedural' | 'objects_cc0' | 'folder'
+            name="procedural",  # 'procedural' | 'objects_cc0' | 'folder' | 'fitted'
             dir="",  # cache of prepared sets; '' = $GSJAX_CACHE or ~/.cache/gsjax
             source="",  # raw data; '' = $GSJAX_DATA/<name> where the set needs any
             captions_csv="",  # 'folder' only: file name, caption, category

@@ -28,6 +28,7 @@ def get_config(arg=None):
         {f.name: f.default for f in dataclasses.fields(Recipe) if f.name != "seed"}
     )
     config.fit.strategy = arg.strategy
+    config.fit.background = "auto"  # 'random' where pictures have alpha, else 'black'
     if arg.strategy == "mcmc":
         config.fit.update(_MCMC)
     else:

@@ -153,6 +153,13 @@ def read(folder) -> Iterator[Fitted]:
         yield Fitted(number, items[place]["about"], gaussians, items[place]["scores"])
 
 
+def digest(folder) -> str:
+    """Identity of a folder's content: how objects were fitted, and which files hold them."""
+    folder = pathlib.Path(folder)
+    files = [f"{p.name} {p.stat().st_size}" for p in sorted(folder.glob(_PATTERN))]
+    return f"{features.stable_seed((folder / IDENTITY).read_text(), *files):016x}"
+
+
 def sides(folder) -> dict[str, list[Fitted]]:
     """'train' and 'test' objects, by the split that each names.
 

@@ -122,12 +122,11 @@ MODELNET10 = ViewRecipe(
     shading=mesh_raster.Shading(ambient=0.3, diffuse=0.7, albedo=(0.7, 0.7, 0.7)),
 )
 
-# CLIP-GS (arXiv 2412.19142): 36 pictures a shape; their size, path and light are not published. At
-# radius 2 what reaches the bounding sphere may be cut at the picture's border; from radius 2.37 on,
-# 1 / sin(fov / 2), nothing is.
+# CLIP-GS (arXiv 2412.19142): 36 pictures a shape; their size, path and light are not published. From
+# radius 2.37 on, 1 / sin(fov / 2), the bounding sphere is whole in every picture.
 OBJAVERSE = ViewRecipe(
     path=Rings(azimuths=12, elevations=(-20.0, 10.0, 40.0)),
-    radius=2.0,
+    radius=2.4,
     fov=50.0,
     width=256,
     height=256,

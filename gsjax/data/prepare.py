@@ -14,9 +14,9 @@ import os
 
 from etils import epath
 
-from gsjax.data import folder, objects_cc0, procedural, store
+from gsjax.data import fitted, folder, objects_cc0, procedural, store
 
-NAMES = ("procedural", "objects_cc0", "folder")
+NAMES = ("procedural", "objects_cc0", "folder", "fitted")
 # Every field of the data config that decides what a prepared set holds, with its default. Other
 # fields (read threads, ...) are of no concern here.
 DEFAULTS = dict(
@@ -64,7 +64,9 @@ def plan(data_config):
     from gsjax.data import build
 
     s = settings(data_config)
-    parts = {"procedural": _procedural, "objects_cc0": _objects_cc0, "folder": _folder}
+    parts = {
+        "procedural": _procedural, "objects_cc0": _objects_cc0, "folder": _folder, "fitted": _fitted,
+    }  # fmt: skip
     fields = parts[s["name"]](s)
     identity = {
         "set": s["name"],
@@ -182,6 +184,30 @@ def _folder(s: dict) -> dict:
         categories=categories,
         parts=("",),
         splits={side: len(chosen) for side, chosen in sides.items()},
+        objects=objects,
+    )
+
+
+def _fitted(s: dict) -> dict:
+    if not s["source"]:
+        raise ValueError(
+            "data.source: the set 'fitted' reads a folder of `gsjax fit-objects`; name it with "
+            "--config.data.source=FOLDER"
+        )
+    sides = fitted.sides(s["source"])
+    categories = sorted({o.about["category"] for items in sides.values() for o in items})
+    stored = int(s["stored_gaussians"]) or 2 * int(s["num_gaussians"])
+
+    def objects(split: str):
+        return fitted.objects(
+            sides[split], categories, num_stored=stored, fps_length=int(s["num_gaussians"])
+        )
+
+    return dict(
+        identity=dict(source=fitted.digest(s["source"]), gaussians=stored, version=fitted.VERSION),
+        categories=categories,
+        parts=("",),
+        splits={side: len(items) for side, items in sides.items()},
         objects=objects,
     )
 

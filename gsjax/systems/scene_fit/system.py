@@ -20,8 +20,11 @@ _MOST_CAPACITY = 1.5  # times the rows there are, where the default strategy ran
 
 def build(config) -> base.Procedure:
     """The procedure of a config, see ``configs/scene_fit.py``."""
-    recipe = Recipe(**config.fit.to_dict(), seed=config.seed)
-    fit = Fit(recipe, data.load(config.data))
+    scene, constants = data.load(config.data), config.fit.to_dict()
+    if constants["background"] == "auto":  # cut out of their background, or not
+        constants["background"] = "random" if scene.train.images.shape[-1] == 4 else "black"
+    recipe = Recipe(**constants, seed=config.seed)
+    fit = Fit(recipe, scene)
     return base.Procedure(
         name="scene_fit", num_steps=recipe.num_steps, begin=fit.begin, abstract=fit.abstract,
         advance=fit.advance, step=lambda state: int(state.step), evaluate=fit.evaluate,
