@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=0, help="objects a wave; 0 finds a good one")
     parser.add_argument("--devices", type=int, default=0, help="CPU cores as devices; 0 = all")
     parser.add_argument("--numbers", default="", help="only these: 3,17,200 or a JSON file of them")
+    parser.add_argument("--sample", type=int, default=0, help="so many, of all categories in turn")
     parser.add_argument("--limit", type=int, default=0, help="at most so many objects; 0 = all")
     parser.add_argument("--shard", type=int, default=_from_engine("index", 0))
     parser.add_argument("--num_shards", type=int, default=_from_engine("count", 1))
@@ -80,7 +81,21 @@ def _chosen(items, args):
         if wrong:
             raise ValueError(f"--numbers: {wrong[:3]} are not among the {len(items)} objects")
         items = [items[n] for n in numbers]
+    if args.sample:
+        items = _sampled(items, args.sample)
     return items[: args.limit] if args.limit else items
+
+
+def _sampled(items, count):
+    """One object of every category after the other, shuffled by a fixed seed, in their own order."""
+    import numpy as np
+
+    rng, groups = np.random.default_rng(0), {}
+    for place in rng.permutation(len(items)):
+        groups.setdefault(items[place].about["category"], []).append(items[place])
+    turns = ((turn, name) for turn in range(len(items)) for name in sorted(groups))
+    chosen = [groups[name][turn] for turn, name in turns if turn < len(groups[name])][:count]
+    return sorted(chosen, key=lambda item: item.number)
 
 
 def _plan(args):

@@ -58,7 +58,7 @@ def test_objaverse_is_twelve_azimuths_on_three_rings():
     np.testing.assert_allclose(elevation, np.repeat([-20, 10, 40], 12), atol=1e-3)
     turned = (azimuth - np.tile(30 * np.arange(12), 3) + 180) % 360 - 180
     np.testing.assert_allclose(turned, 0, atol=1e-3)
-    np.testing.assert_allclose(distance, 2.0, atol=1e-5)
+    np.testing.assert_allclose(distance, 2.4, atol=1e-5)
     np.testing.assert_allclose(Ks[0, 0, 0], 128 / np.tan(np.deg2rad(25)), rtol=1e-5)
 
 

@@ -21,7 +21,7 @@ class Scene:
       name: of the source.
       train, test: `Views` of numpy arrays.
       points, rgb: [M, 3] a point cloud, colours in [0, 1], or None.
-      surface: the points lie on a surface.
+      normals: [M, 3] of the surface that the points lie on, or None.
       names: of the held-out pictures.
     """
 
@@ -30,7 +30,7 @@ class Scene:
     test: Views
     points: np.ndarray | None
     rgb: np.ndarray | None
-    surface: bool
+    normals: np.ndarray | None
     names: tuple[str, ...]
 
 
@@ -59,7 +59,7 @@ def _photographs(config) -> Scene:
         rgb = found.point_colors / 255.0
     return Scene(
         pathlib.Path(config.source).name, _views(found, train), _views(found, test), found.points,
-        rgb, False, tuple(found.names[i] for i in test),
+        rgb, None, tuple(found.names[i] for i in test),
     )  # fmt: skip
 
 
@@ -93,9 +93,9 @@ def from_mesh(mesh: meshes.Mesh, name: str, config) -> Scene:
     cameras = mesh_views.held_out_cameras(recipe, config.test_views)
     test = mesh_views.render_views(mesh, recipe, viewmats=cameras[0], Ks=cameras[1])
     placed = mesh_views.framed(mesh, recipe)
-    points, _, rgb = meshes.sample_surface(placed, config.points, config.seed)
+    points, normals, rgb = meshes.sample_surface(placed, config.points, config.seed)
     names = tuple(f"{name}-{i:02d}" for i in range(config.test_views))
-    return Scene(name, _rendered(train), _rendered(test), points, rgb, True, names)
+    return Scene(name, _rendered(train), _rendered(test), points, rgb, normals, names)
 
 
 def mesh_recipe(config) -> mesh_views.ViewRecipe:

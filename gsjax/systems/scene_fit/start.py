@@ -8,6 +8,7 @@ import numpy as np
 from scipy import spatial
 
 from gsjax.core import sh
+from gsjax.data import discs
 
 _MIN_DISTANCE = 1e-7**0.5  # 3DGS: squared distances of at least 1e-7
 
@@ -30,10 +31,10 @@ def from_points(
     opacity: float,
     scale: float,
     used: int | None = None,
-    surface: bool = False,
+    normals: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Isotropic Gaussians at points.
+    """Gaussians at points: balls, or discs where normals are known.
 
     Args:
       points: [M, 3] world units, rgb: [M, 3] in [0, 1].
@@ -42,8 +43,8 @@ def from_points(
       opacity: of all.
       scale: standard deviation in units of the distance to neighbours.
       used: how many of the rows become Gaussians; None is all N.
-      surface: points lie on a surface: copies shrink with the square root of their number, not the
-        cube root.
+      normals: [M, 3] of the surface that the points lie on: Gaussians are discs across them, a tenth
+        as thick, and copies shrink with the square root of their number, not the cube root.
       seed: of the choice among too many points, or of jittered copies of too few.
 
     Returns:
@@ -62,17 +63,26 @@ def from_points(
     if not (np.isfinite(points).all() and np.isfinite(rgb).all()):
         raise ValueError("points, rgb: found values that are not finite; leave those points out")
     rng = np.random.default_rng(seed)
-    size = neighbor_distance(points)
+    size, chosen, shift = neighbor_distance(points), np.arange(len(points)), 0.0
     if len(points) > used:
         chosen = rng.permutation(len(points))[:used]
-        points, rgb, size = points[chosen], rgb[chosen], neighbor_distance(points[chosen])
+        size = neighbor_distance(points[chosen])
     elif len(points) < used:
-        copies = np.arange(used) % len(points)
+        chosen = np.arange(used) % len(points)
         jitter = rng.normal(size=(used, 3)) * (np.arange(used) >= len(points))[:, None]
-        shrink = (len(points) / used) ** (1 / 2 if surface else 1 / 3)
-        points, rgb = points[copies] + 0.5 * size[copies, None] * jitter, rgb[copies]
-        size = size[copies] * shrink
-    return _filled(points, rgb, size * scale, opacity, num, sh_degree)
+        if normals is not None:  # within the surface
+            across = np.asarray(normals)[chosen]
+            jitter -= np.sum(jitter * across, -1, keepdims=True) * across
+        shrink = (len(points) / used) ** (1 / 3 if normals is None else 1 / 2)
+        shift = 0.5 * size[chosen, None] * jitter
+        size = size[chosen] * shrink
+    params, alive = _filled(
+        points[chosen] + shift, rgb[chosen], size * scale, opacity, num, sh_degree
+    )
+    if normals is not None:
+        params["quats"][: len(chosen)] = discs.normals_to_quats(np.asarray(normals)[chosen])
+        params["log_scales"][: len(chosen), 2] += np.log(discs.DISC_THICKNESS)
+    return params, alive
 
 
 def _filled(points, rgb, size, opacity, num, degree):

@@ -64,7 +64,7 @@ class Fit:
         params, alive = start.from_points(
             points, rgb, recipe.num_gaussians, sh_degree=recipe.sh_degree,
             opacity=recipe.init_opacity, scale=recipe.init_scale, used=used,
-            surface=scene.surface, seed=recipe.seed,
+            normals=scene.normals, seed=recipe.seed,
         )  # fmt: skip
         return states.begin(recipe, params, alive, self._full.viewmats, jax.random.key(recipe.seed))
 
