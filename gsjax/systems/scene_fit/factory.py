@@ -91,7 +91,12 @@ def shard_of(items: Sequence[Item], shard: int, num_shards: int) -> list[Item]:
 
 
 def run(
-    items: Sequence[Item], folder, plan: Plan, *, stop: Callable[[], bool] = lambda: False
+    items: Sequence[Item],
+    folder,
+    plan: Plan,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, float]:
     """Fits what the folder does not hold yet.
 
@@ -100,12 +105,14 @@ def run(
       folder: where waves are written; `fitted.check_identity` has been called.
       plan: how.
       stop: asked after every wave; True ends the run there.
+      mesh: of `many.make_mesh`; None = all devices of this process.
 
     Returns:
       Counts and rates: fitted, failed, left, seconds, objects_per_minute, psnr (mean held-out).
     """
-    mesh = many.make_mesh()
-    batch = -(-plan.batch // mesh.size) * mesh.size
+    mesh = many.make_mesh() if mesh is None else mesh
+    # Two a device at least: XLA compiles a loop of one in another way, with other roundings.
+    batch = -(-max(plan.batch, 2 * mesh.size) // mesh.size) * mesh.size
     known = fitted.finished(folder) | set(fitted.failed(folder))
     waiting = [item for item in items if item.number not in known]
     begin, scores, failures = time.monotonic(), [], 0

@@ -6,8 +6,8 @@ result depends on neither its neighbours nor the number of devices. One whose gr
 stays as it was before that step (`FitState.ok`) while the others go on.
 
 `mode` says how the scenes of one device are laid out: 'map' fits them one after the other within the
-program (the same arithmetic as a single fit, hence the same bits; the faster one on CPU, where a
-small scene fills a core), 'vmap' side by side (accelerators, which one small scene does not fill).
+program (the same arithmetic as a single fit, hence the same bits, from two scenes a device on: of a
+loop over one XLA makes something else; for CPU, where a small scene fills a core), 'vmap' side by side (accelerators, which one small scene does not fill).
 """
 
 import functools

@@ -61,7 +61,8 @@ def one_step(recipe: Recipe, views: Views, state: FitState) -> tuple[FitState, d
             min_opacity=recipe.min_opacity,
         )
         after = after._replace(params=noisy)
-    finite = state.ok & _all_finite((loss, grads[0], grads[1]))
+    # Parameters, too: a Gaussian that is NaN is culled, and has no gradient that would tell.
+    finite = state.ok & _all_finite((loss, grads[0], grads[1], after.params))
     after = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, state)
     after = after._replace(step=state.step + 1, ok=finite)
     return after, {"loss": loss, "psnr": -10 * jnp.log10(jnp.maximum(mse, 1e-10))}

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from gsjax.data import fitted, prepare, store
-from gsjax.systems.scene_fit import batch_size, collections, factory
+from gsjax.systems.scene_fit import batch_size, collections, factory, many
 
 _STEPS, _NUM = 20, 64
 
@@ -46,6 +47,10 @@ def items(tmp_path_factory):
     return collections.load(str(folder))
 
 
+def _run(items, folder, plan, **options):
+    return factory.run(items, folder, plan, mesh=many.make_mesh(jax.devices()[:1]), **options)
+
+
 def _fitted(folder):
     return {o.number: o for o in fitted.read(folder)}
 
@@ -63,22 +68,22 @@ def whole(items, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     plan = _plan()
     fitted.check_identity(folder, plan.identity(items[1]))
-    result = factory.run(items[0], folder, plan)
+    result = _run(items[0], folder, plan)
     assert (result["fitted"], result["failed"], result["left"]) == (5, 0, 0)
     return folder
 
 
 def test_results_do_not_depend_on_waves_shards_or_order(items, whole, tmp_path):
     for shard in (1, 0):
-        factory.run(factory.shard_of(items[0], shard, 2), tmp_path, _plan(batch=3))
+        _run(factory.shard_of(items[0], shard, 2), tmp_path, _plan(batch=3))
     _assert_same(_fitted(whole), _fitted(tmp_path))
 
 
 def test_an_interrupted_run_does_the_rest(items, whole, tmp_path):
-    result = factory.run(items[0], tmp_path, _plan(), stop=lambda: True)
+    result = _run(items[0], tmp_path, _plan(), stop=lambda: True)
     assert result["left"] == 5 - result["fitted"] > 0
     before = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("wave-*")}
-    assert factory.run(items[0], tmp_path, _plan())["left"] == 0
+    assert _run(items[0], tmp_path, _plan())["left"] == 0
     assert all((tmp_path / name).stat().st_mtime_ns == t for name, t in before.items())
     _assert_same(_fitted(whole), _fitted(tmp_path))
 
@@ -88,10 +93,10 @@ def test_a_bad_mesh_is_noted_and_passed_over(items, tmp_path):
         items[0][1], mesh=lambda: (_ for _ in ()).throw(ValueError("no faces"))
     )
     chosen = [items[0][0], bad, items[0][2]]
-    result = factory.run(chosen, tmp_path, _plan())
+    result = _run(chosen, tmp_path, _plan())
     assert (result["fitted"], result["failed"]) == (2, 1)
     assert fitted.failed(tmp_path) == {1: "no faces"}
-    assert factory.run(chosen, tmp_path, _plan())["fitted"] == 0
+    assert _run(chosen, tmp_path, _plan())["fitted"] == 0
 
 
 def test_other_settings_want_another_folder(items, whole):

