@@ -27,7 +27,11 @@ def test_what_cannot_be_understood_is_refused(text):
         common.parse_arg(text, res=64, quick=False)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# A procedure trains no network on batches: no model, loss or optimiser, and data of its own kind.
+PROCEDURES = {"scene_fit": {"system", "mode", "seed", "data", "fit", "train"}}
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(PROCEDURES)))
 @pytest.mark.parametrize("size", [None, "quick", "paper"])
 def test_every_config_has_three_sizes_and_the_shared_blocks(name, size):
     config = importlib.import_module(f"configs.{name}").get_config(size)
@@ -35,3 +39,13 @@ def test_every_config_has_three_sizes_and_the_shared_blocks(name, size):
     for block, fields in common.base("").items():
         if hasattr(fields, "keys"):
             assert set(fields) <= set(config[block]), block
+
+
+@pytest.mark.parametrize("name", sorted(PROCEDURES))
+@pytest.mark.parametrize("size", [None, "quick", "paper"])
+def test_every_procedure_has_three_sizes_and_the_rhythm_of_a_run(name, size):
+    config = importlib.import_module(f"configs.{name}").get_config(size)
+    assert config.system == name and config.mode == "train"
+    assert set(config) == PROCEDURES[name]
+    rhythm = {"log_every", "eval_every", "save_every", "keep", "compilation_cache"}
+    assert rhythm <= set(config.train) & set(common.base("").train)

@@ -1,0 +1,190 @@
+"""From another project's state dict to our parameters: a table of names and layouts.
+
+A table is a plain list of `Entry`, made by a loop over layers in the module that owns the model; this
+file applies it in either direction and reports everything that is wrong at once. Reading files is
+``io.weights``.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an array lies there and here: `forward` takes theirs to ours, `backward` ours to theirs."""
+
+    forward: Callable[[np.ndarray], np.ndarray]
+    backward: Callable[[np.ndarray], np.ndarray]
+
+
+def _same(x):
+    return x
+
+
+def _transpose(x):
+    return x.T
+
+
+LAYOUTS = {
+    "same": Layout(_same, _same),
+    # torch Linear [out, in] -> Dense [in, out]
+    "linear": Layout(_transpose, _transpose),
+    # torch Conv1d of size 1 [out, in, 1] -> Dense [in, out]
+    "conv1x1": Layout(lambda x: x[..., 0].T, lambda x: x.T[..., None]),
+    # torch Conv1d [out, in, k] -> Conv [k, in, out]
+    "conv1d": Layout(lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0)),
+    # torch Conv2d [out, in, kh, kw] -> Conv [kh, kw, in, out]
+    "conv2d": Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One parameter.
+
+    Attributes:
+        theirs: key of the state dict; several keys are joined along the first axis of their arrays.
+        ours: path in our variables, 'a/b/kernel'.
+        layout: of `LAYOUTS`.
+        index: position along the first axis of theirs where one array holds several of ours.
+        optional: theirs may be missing.
+    """
+
+    theirs: str | tuple[str, ...]
+    ours: str
+    layout: str = "same"
+    index: slice | None = None
+    optional: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.theirs,) if isinstance(self.theirs, str) else tuple(self.theirs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """Attributes:
+    variables: nested dict of arrays, as a Flax module takes them.
+    missing: keys of the table that the state dict lacks.
+    unexpected: keys of the state dict that neither the table nor `ignore` names.
+    """
+
+    variables: dict
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+
+def convert(
+    state_dict: Mapping[str, np.ndarray],
+    table: Sequence[Entry],
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    what: str,
+    ignore: Iterable[str] = (),
+    strict: bool = True,
+) -> Converted:
+    """Our variables from a state dict.
+
+    Args:
+        state_dict: name -> array.
+        table: where each of our parameters comes from.
+        shapes: path 'a/b/kernel' -> shape of every parameter that the model has (`flat_shapes`).
+        what: the model, for messages ('ViT-B-32').
+        ignore: regular expressions of keys that are known and not used; matched from the start.
+        strict: whether missing and unexpected keys are errors; shapes always are.
+
+    Raises:
+        ValueError: missing or unexpected keys, arrays of other shapes, or parameters of the model
+            that the table leaves out; one message lists them all.
+    """
+    missing, wrong, flat = [], [], {}
+    for entry in table:
+        absent = [key for key in entry.keys if key not in state_dict]
+        if absent:
+            missing += [] if entry.optional else absent
+            continue
+        parts = [np.asarray(state_dict[key]) for key in entry.keys]
+        value = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        value = value if entry.index is None else value[entry.index]
+        wanted = shapes.get(entry.ours)
+        try:
+            value = LAYOUTS[entry.layout].forward(value)
+        except (ValueError, IndexError):
+            wrong.append(f"{entry.theirs}: shape {parts[0].shape} is not that of a {entry.layout}")
+            continue
+        if wanted is None:
+            raise ValueError(f"{what}: the table names {entry.ours!r}, which the model lacks")
+        if tuple(value.shape) != tuple(wanted):
+            wrong.append(f"{entry.theirs} -> {entry.ours}: found {value.shape}, expected {wanted}")
+        flat[entry.ours] = value
+    known = {key for entry in table for key in entry.keys}
+    ignored = [re.compile(pattern) for pattern in ignore]
+    unexpected = sorted(
+        key for key in state_dict if key not in known and not any(p.match(key) for p in ignored)
+    )
+    uncovered = sorted(set(shapes) - {entry.ours for entry in table})
+    problems = [f"shape of {line}" for line in wrong]
+    if strict:
+        problems += [f"missing: {key}" for key in missing]
+        problems += [f"unexpected: {key}" for key in unexpected]
+        problems += [f"not in the checkpoint's format: {path}" for path in uncovered]
+    if problems:
+        raise ValueError(
+            f"{what}: the checkpoint does not fit ({len(problems)} problems); is it of another model "
+            "or size?\n" + "\n".join(_shortened(problems))
+        )
+    return Converted(nest(flat), tuple(missing), tuple(unexpected))
+
+
+def invert(variables: Mapping, table: Sequence[Entry]) -> dict[str, np.ndarray]:
+    """The state dict that `convert` would read; for export, and for tests of tables.
+
+    Raises:
+        ValueError: an entry that joins or cuts arrays whose sizes cannot be told.
+    """
+    flat, result, pieces = flatten(variables), {}, {}
+    for entry in table:
+        if len(entry.keys) > 1:
+            raise ValueError(f"{entry.ours} comes from {entry.keys}: that cannot be taken apart")
+        value = LAYOUTS[entry.layout].backward(np.asarray(flat[entry.ours]))
+        if entry.index is None:
+            result[entry.theirs] = value
+        else:
+            pieces.setdefault(entry.theirs, []).append((entry.index.start or 0, value))
+    for key, parts in pieces.items():
+        result[key] = np.concatenate([value for _, value in sorted(parts, key=lambda p: p[0])])
+    return result
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict:
+    """{'a': {'b': x}} -> {'a/b': x}."""
+    result = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        result |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
+    return result
+
+
+def nest(flat: Mapping) -> dict:
+    """{'a/b': x} -> {'a': {'b': x}}."""
+    result: dict = {}
+    for path, value in flat.items():
+        *folders, leaf = path.split("/")
+        node = result
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[leaf] = value
+    return result
+
+
+def flat_shapes(variables: Mapping) -> dict[str, tuple[int, ...]]:
+    """Path -> shape; of arrays or of ``jax.eval_shape``'s result."""
+    return {path: tuple(leaf.shape) for path, leaf in flatten(variables).items()}
+
+
+def _shortened(lines: list[str], most: int = 40) -> list[str]:
+    rest = len(lines) - most
+    return lines if rest <= 0 else [*lines[:most], f"... and {rest} more"]
