@@ -1,6 +1,7 @@
 """``gsjax study``: runs what a study still lacks, then prints its table.
 
-A study file exports ``get_study() -> {name, runs, against}``; a run is ``{arm, kind, config}``. Each
+A study file exports ``get_study() -> {name, runs, against}``; a run is ``{arm, kind, config}``. Without
+``against`` the table shows the figures of each run, else arms with intervals and differences. Each
 finished run adds one JSON row to ``results/<name>.jsonl``; rows that are there are not run again.
 """
 
@@ -42,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(rows[-1], sort_keys=True) + "\n")
-    print(study_report.table([row for row in rows if _key(row) in wanted], study["against"]))
+    found = [row for row in rows if _key(row) in wanted]
+    against = study.get("against")
+    print(study_report.table(found, against) if against else study_report.figures(found))
     return 0
 
 
@@ -67,7 +70,7 @@ def config_hash(config) -> str:
     """Of every setting that can change a result: where things lie does not count."""
     plain = json.loads(config.to_json_best_effort())
     for name in ("dir", "source", "num_threads", "prefetch"):
-        plain["data"].pop(name, None)
+        plain.get("data", {}).pop(name, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -167,4 +170,26 @@ def _nearest(config, folder):
     return dict(top1=100.0 * float((rank == 1).mean())), outcomes
 
 
-_KINDS = dict(train=_train, untrained=_untrained, nearest=_nearest)
+def _fit(config, folder):
+    """One scene; the run goes on where an earlier one stopped."""
+    from gsjax.train import loop
+
+    return loop.run(config, folder), {}
+
+
+def _fit_objects(config, folder):
+    """A collection by ``gsjax fit-objects``, whose command line the config's ``options`` are."""
+    from gsjax.data import fitted_statistics
+
+    options = [f"--{name}={value}" for name, value in config.options.items()]
+    command = [sys.executable, "-m", "gsjax.cli.main", "fit-objects", config.data.source]
+    began = time.monotonic()
+    subprocess.run([*command, f"--out={folder}", *options], check=True)
+    minutes = (time.monotonic() - began) / 60
+    result = fitted_statistics.statistics(folder)
+    return result | {"objects_per_minute": round(result["objects"] / minutes, 2)}, {}
+
+
+_KINDS = dict(
+    train=_train, untrained=_untrained, nearest=_nearest, fit=_fit, fit_objects=_fit_objects
+)

@@ -46,6 +46,16 @@ def table(rows: list[dict], against: str) -> str:
     return "\n".join(lines)
 
 
+def figures(rows: list[dict]) -> str:
+    """Plain text: a line a run with its seconds and every plain number among its metrics."""
+    lines = []
+    for row in rows:
+        plain = {k: v for k, v in row["metrics"].items() if isinstance(v, (int, float))}
+        cells = ", ".join(f"{name} {value:.5g}" for name, value in plain.items())
+        lines.append(f"{row['arm']} (seed {row['seed']}, {row['seconds']:.0f} s): {cells}")
+    return "\n".join(lines) or "no finished runs"
+
+
 def _hits(rows):
     """{title: [seeds, objects] of 0 or 100}."""
     found = {}

@@ -153,6 +153,11 @@ def read(folder) -> Iterator[Fitted]:
         yield Fitted(number, items[place]["about"], gaussians, items[place]["scores"])
 
 
+def size_bytes(folder) -> int:
+    """Bytes of all wave files of a folder."""
+    return sum(path.stat().st_size for path in pathlib.Path(folder).glob(_PATTERN))
+
+
 def digest(folder) -> str:
     """Identity of a folder's content: how objects were fitted, and which files hold them."""
     folder = pathlib.Path(folder)
