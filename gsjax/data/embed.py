@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from gsjax.data import embedding_writer, embeddings, features, store, templates
+from gsjax.data import embedding_writer, embeddings, features, fitted, store, templates
 from gsjax.models import towers as towers_lib
 
 _SHARD_BYTES = 1 << 26
@@ -35,7 +35,10 @@ def resolve_towers(data_config) -> towers_lib.Towers:
     if spec:
         return towers_lib.load(spec)
     assets = importlib.resources.files("gsjax.assets")
-    asset = assets / f"toy_clip_{data_config.name}.npz"
+    name = data_config.name
+    if name == "fitted":  # the pair of the meshes that were fitted
+        name = fitted.collection(data_config.source).split()[0]
+    asset = assets / f"toy_clip_{name}.npz"
     if not asset.is_file():
         shipped = sorted(
             a.name.removeprefix("toy_clip_").removesuffix(".npz")
@@ -43,9 +46,9 @@ def resolve_towers(data_config) -> towers_lib.Towers:
             if a.name.startswith("toy_clip_") and a.name.endswith(".npz")
         )
         raise ValueError(
-            f"data.towers: no towers are shipped for data set {data_config.name!r} (shipped: "
+            f"data.towers: no towers are shipped for data set {name!r} (shipped: "
             f"{shipped}). Train a pair with `python main.py --config=configs/toy_clip.py:data="
-            f"{data_config.name} --workdir=DIR`, then pass --config.data.towers=DIR/pictures/towers.npz"
+            f"{name} --workdir=DIR`, then pass --config.data.towers=DIR/pictures/towers.npz"
         )
     with importlib.resources.as_file(asset) as path:
         return towers_lib.load(path)

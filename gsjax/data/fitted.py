@@ -65,6 +65,20 @@ def check_identity(folder, identity: Mapping) -> None:
         )
 
 
+def collection(folder) -> str:
+    """The collection whose objects a folder holds, as ``gsjax fit-objects`` named it.
+
+    Raises:
+        ValueError: not a folder of fitted objects.
+    """
+    path = pathlib.Path(folder) / IDENTITY
+    if not path.exists():
+        raise ValueError(
+            f"data.source: {os.fspath(folder)} has no {IDENTITY}; name a folder of `gsjax fit-objects`"
+        )
+    return json.loads(path.read_text())["collection"]
+
+
 def write_wave(folder, objects: Sequence[Fitted]) -> pathlib.Path:
     """Writes the objects of one wave, all or nothing."""
     counts = [len(item.gaussians["means"]) for item in objects]
