@@ -29,6 +29,7 @@ def get_config(arg=None):
                 arg.strategy, size
             ),  # every constant: gsjax/systems/scene_fit/recipe.py
             train=presets.train(),
+            eval=presets.evaluation(),
         )
     )
     if arg.quick:

@@ -28,7 +28,7 @@ def test_what_cannot_be_understood_is_refused(text):
 
 
 # A procedure trains no network on batches: no model, loss or optimiser, and data of its own kind.
-PROCEDURES = {"scene_fit": {"system", "mode", "seed", "data", "fit", "train"}}
+PROCEDURES = {"scene_fit": {"system", "mode", "seed", "data", "fit", "train", "eval"}}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(PROCEDURES)))

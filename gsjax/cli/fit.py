@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exposure", action="store_true", help="affine colours per photograph")
     parser.add_argument("--time_limit", type=float, default=0, help="seconds; then exit code 42")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lpips_backbone", default="", help="torchvision's AlexNet or VGG-16 file")
+    parser.add_argument("--lpips_heads", default="", help="LPIPS's weights/v0.1 file for it")
 
 
 def config_of(args: argparse.Namespace):
@@ -40,8 +42,10 @@ def config_of(args: argparse.Namespace):
         test_every=args.test_every,
     )  # fmt: skip
     train = presets.train() | dict(time_limit=args.time_limit)
+    evaluation = dict(lpips_backbone=args.lpips_backbone, lpips_heads=args.lpips_heads)
+    blocks = dict(data=data, fit=fit, train=train, eval=evaluation)
     return ml_collections.ConfigDict(
-        dict(system="scene_fit", mode="train", seed=args.seed, data=data, fit=fit, train=train)
+        dict(system="scene_fit", mode="train", seed=args.seed, **blocks)
     )
 
 

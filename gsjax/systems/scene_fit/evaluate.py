@@ -9,6 +9,8 @@ from etils import epath
 from PIL import Image
 
 from gsjax.core import image as images
+from gsjax.io import weights
+from gsjax.metrics.lpips import Lpips
 from gsjax.systems.scene_fit import model
 from gsjax.systems.scene_fit.recipe import Recipe
 from gsjax.systems.scene_fit.state import FitState, Views
@@ -52,8 +54,12 @@ def renders(recipe: Recipe, state: FitState, views: Views) -> np.ndarray:
     )
 
 
-def scores(recipe: Recipe, state: FitState, views: Views) -> dict[str, float]:
+def scores(
+    recipe: Recipe, state: FitState, views: Views, lpips: Lpips | None = None
+) -> dict[str, float]:
     """PSNR (dB) and SSIM per picture, then their means; PSNR of pixels with alpha, too, if there is one.
+
+    LPIPS where the metric is given.
 
     PSNR over a mask counts these pixels alone; masks of the views are heeded, in SSIM as black.
     """
@@ -69,7 +75,25 @@ def scores(recipe: Recipe, state: FitState, views: Views) -> dict[str, float]:
     if views.images.shape[-1] == 4:
         inside = np.asarray(views.images)[..., 3] > 0
         result["psnr_inside"] = float(np.mean(psnr(drawn, wanted, inside)))
+    if lpips is not None:
+        pairs = zip(drawn, wanted, strict=True)
+        result["lpips"] = float(np.mean([lpips(a[None], b[None])[0] for a, b in pairs]))
     return result
+
+
+def load_lpips(backbone: str, heads: str) -> Lpips | None:
+    """The metric from the user's weight files (see `metrics.lpips`); None where both names are empty.
+
+    Raises:
+      ValueError: only one name, or files that do not fit.
+    """
+    if not backbone and not heads:
+        return None
+    if not backbone or not heads:
+        raise ValueError(
+            "eval: LPIPS needs both lpips_backbone (torchvision's network) and lpips_heads (weights/v0.1)"
+        )
+    return Lpips.of(weights.read_state_dict(backbone), weights.read_state_dict(heads))
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

@@ -67,6 +67,11 @@ def with_steps(values: dict, num_steps: int) -> dict:
     return values | schedule | {"num_steps": num_steps}
 
 
+def evaluation() -> dict:
+    """Weight files of LPIPS, which none ships: see `gsjax.metrics.lpips`."""
+    return dict(lpips_backbone="", lpips_heads="")
+
+
 def train() -> dict:
     """Rhythm of a run."""
     return dict(

@@ -24,7 +24,9 @@ def build(config) -> base.Procedure:
     if constants["background"] == "auto":  # cut out of their background, or not
         constants["background"] = "random" if scene.train.images.shape[-1] == 4 else "black"
     recipe = Recipe(**constants, seed=config.seed)
-    fit = Fit(recipe, scene)
+    fit = Fit(
+        recipe, scene, evaluate.load_lpips(config.eval.lpips_backbone, config.eval.lpips_heads)
+    )
     return base.Procedure(
         name="scene_fit", num_steps=recipe.num_steps, begin=fit.begin, abstract=fit.abstract,
         advance=fit.advance, step=lambda state: int(state.step), evaluate=fit.evaluate,
@@ -35,8 +37,8 @@ def build(config) -> base.Procedure:
 class Fit:
     """A scene and how it is fitted."""
 
-    def __init__(self, recipe: Recipe, scene: data.Scene):
-        self.recipe, self.scene = recipe, scene
+    def __init__(self, recipe: Recipe, scene: data.Scene, lpips=None):
+        self.recipe, self.scene, self.lpips = recipe, scene, lpips
         self._full = jax.tree.map(jnp.asarray, scene.train)
         self._half = self._full.halved() if recipe.half_steps else None
         self._advance = jax.jit(steps.advance, static_argnums=(0, 3), donate_argnums=2)
@@ -127,9 +129,10 @@ class Fit:
         )  # fmt: skip
 
     def evaluate(self, state: states.FitState) -> dict[str, float]:
-        """PSNR and SSIM of held-out views, baselines beside them; of training views where none is."""
+        """PSNR, SSIM (and LPIPS) of held-out views, baselines beside them; of training views where none is."""
         held = len(self.scene.test.images) > 0
-        values = evaluate.scores(self.recipe, state, self.scene.test if held else self.scene.train)
+        views = self.scene.test if held else self.scene.train
+        values = evaluate.scores(self.recipe, state, views, self.lpips)
         prefix = "test" if held else "train"
         values = {f"{prefix}_{name}": value for name, value in values.items()}
         values["gaussians"] = int(jnp.sum(state.alive))
