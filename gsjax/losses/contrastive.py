@@ -19,11 +19,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from gsjax.losses import log_sums
+
 SHARDINGS = ("none", "gather", "ring")
 NEGATIVES = ("per_slot", "all_views")
-
-# Stands for -inf: finite, so that a row without negatives has finite gradients.
-_MASKED = -1e30
 
 
 def unit(x: jax.Array, eps: float = 1e-12) -> jax.Array:
@@ -108,14 +107,14 @@ def pair_log_probs(
     for axis in axes:
         shards *= mesh.shape[axis]
     if sharding == "none" or shards == 1:
-        return local(_whole_batch, a, b, scale, valid_a, valid_b, group)
+        return local(log_sums.whole, a, b, scale, valid_a, valid_b, group)
     if num % shards:
         raise ValueError(
             f"contrastive loss: batch {num} is not divisible by the {shards} devices along mesh "
             f"axes {axes}; choose a batch size that is a multiple of {shards}"
         )
     negatives_fn = functools.partial(
-        {"gather": _gathered, "ring": _ring}[sharding], axes=axes, shards=shards
+        {"gather": log_sums.gathered, "ring": log_sums.ring}[sharding], axes=axes, shards=shards
     )
     batch = jax.sharding.PartitionSpec(axes)
     return jax.shard_map(
@@ -195,7 +194,6 @@ def _local_log_probs(negatives_fn, a, b, scale, valid_a, valid_b, group, *, all_
     """Rows of this device. ``negatives_fn`` sees one slot and reaches the other devices."""
     scale = scale.astype(a.dtype)
 
-    @jax.checkpoint  # keeps K blocks of logits from living until the backward pass
     def slot(b_k, valid_k):
         row_neg, col_neg = negatives_fn(
             a, jax.lax.stop_gradient(a) if detach else a, b_k, scale, valid_a, valid_k, group
@@ -210,49 +208,3 @@ def _local_log_probs(negatives_fn, a, b, scale, valid_a, valid_b, group, *, all_
     if all_views:
         row_neg = jnp.broadcast_to(jax.nn.logsumexp(row_neg, 0), pos.shape)
     return (pos - jnp.logaddexp(pos, row_neg)).T, col.T
-
-
-def _masked_lse(x, y, scale, use):
-    """logsumexp_j of scale * x_i . y_j over the j with ``use`` [i, j]."""
-    logits = scale * jnp.matmul(x, y.T, precision="highest")
-    return jax.nn.logsumexp(jnp.where(use, logits, _MASKED), -1)
-
-
-def _whole_batch(a, a_col, b, scale, valid_a, valid_b, group):
-    """Negatives when this device holds everything: (row, col) log-sums, [B] each."""
-    other = group[:, None] != group[None, :]
-    return (
-        _masked_lse(a, b, scale, other & valid_b[None]),
-        _masked_lse(b, a_col, scale, other & valid_a[None]),
-    )
-
-
-def _gathered(a, a_col, b, scale, valid_a, valid_b, group, *, axes, shards):
-    """As :func:`_whole_batch` for this device's rows; the other side is gathered."""
-    del shards
-    gather = functools.partial(jax.lax.all_gather, axis_name=axes, tiled=True)
-    other = group[:, None] != gather(group)[None, :]
-    return (
-        _masked_lse(a, gather(b), scale, other & gather(valid_b)[None]),
-        _masked_lse(b, gather(a_col), scale, other & gather(valid_a)[None]),
-    )
-
-
-def _ring(a, a_col, b, scale, valid_a, valid_b, group, *, axes, shards):
-    """As :func:`_gathered` with one chunk of the other side in memory at a time."""
-    turn = [(i, (i + 1) % shards) for i in range(shards)]
-
-    @jax.checkpoint
-    def step(carry, _):
-        row, col, chunk = carry
-        a_c, b_c, valid_a_c, valid_b_c, group_c = chunk
-        other = group[:, None] != group_c[None, :]
-        row = jnp.logaddexp(row, _masked_lse(a, b_c, scale, other & valid_b_c[None]))
-        col = jnp.logaddexp(col, _masked_lse(b, a_c, scale, other & valid_a_c[None]))
-        chunk = jax.tree.map(lambda x: jax.lax.ppermute(x, axes, turn), chunk)
-        return (row, col, chunk), None
-
-    start = jax.lax.pcast(jnp.full(a.shape[:1], _MASKED, a.dtype), axes, to="varying")
-    carry = (start, start, (a_col, b, valid_a, valid_b, group))
-    (row, col, _), _ = jax.lax.scan(step, carry, length=shards)
-    return row, col

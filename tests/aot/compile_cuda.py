@@ -54,14 +54,15 @@ device_description_str: "NVIDIA {name}"
 """
 
 
-def mesh_of(target: str) -> jax.sharding.Mesh:
-    """One device of a GPU that need not exist."""
+def mesh_of(target: str, topology: str = "1x1x1", axis: str = "x") -> jax.sharding.Mesh:
+    """GPUs that need not exist along one axis; a topology is 'hosts x GPUs x 1'."""
     major, minor, name = TARGETS[target]
     config = _TARGET_CONFIG.format(major=major, minor=minor, name=name)
-    topology = topologies.get_topology_desc(
-        target, platform="cuda", target_config=config, topology="1x1x1"
+    described = topologies.get_topology_desc(
+        target, platform="cuda", target_config=config, topology=topology
     )
-    return topologies.make_mesh(topo=topology, mesh_shape=(1,), axis_names=("x",))
+    shape = (len(described.devices),)
+    return topologies.make_mesh(topo=described, mesh_shape=shape, axis_names=(axis,))
 
 
 def kernel_arguments(channels: int, num_tiles: int = 8160, capacity: int = 2**20, num: int = 2**17):
