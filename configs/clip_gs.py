@@ -6,7 +6,8 @@
         --config.data.source=FOLDER_OF_PLY --config.data.captions_csv=CAPTIONS.csv
 
 Arguments after the colon: ``quick``, ``paper``, ``size=debug|laptop|tiny|small|base|large|giant``,
-``data=procedural|objects_cc0|folder|fitted``, ``attributes=all|xyz_rgb``. Plain and ``:quick`` download
+``data=procedural|objects_cc0|folder|fitted``, ``attributes=all|xyz_rgb``, ``few_shot``: train
+without the categories of the few-shot episodes (``gsjax.evals.episodes``) and measure on them. Plain and ``:quick`` download
 nothing: the objects are procedural, the image and text towers ship with the package.
 
 Sources in comments: P the paper, U Uni3D (arXiv 2310.06773), which the paper starts from; no letter:
@@ -16,12 +17,19 @@ a choice of this project.
 import ml_collections
 
 from configs import common
+from gsjax.evals import episodes
 from gsjax.systems.clip_gs import presets
 
 
 def get_config(arg=None):
     arg = common.parse_arg(
-        arg, quick=False, paper=False, size="", data="procedural", attributes="all"
+        arg,
+        quick=False,
+        paper=False,
+        size="",
+        data="procedural",
+        attributes="all",
+        few_shot=False,
     )
     size = arg.size or ("debug" if arg.quick else "base" if arg.paper else "laptop")
     config = common.base("clip_gs")
@@ -34,6 +42,8 @@ def get_config(arg=None):
         _paper(config)
     if arg.quick:
         _quick(config)
+    if arg.few_shot:
+        _few_shot(config)
     return config
 
 
@@ -45,7 +55,7 @@ def _model(config, size, attributes):
     config.model = _block(
         size=size,
         **presets.size(size),
-        attributes=attributes,  # 'all' | 'xyz_rgb': without the Gaussian branch
+        attributes=attributes,  # 'all' | 'xyz_rgb': without the Gaussian branch | 'naive'
         pool="mean",  # 'mean' | 'max', of the Gaussian branch
         zero_init_gs=True,  # a fresh model equals its point branch
         order_mode="random",  # 'random' | 'fixed' | 'average' | 'concat'
@@ -147,6 +157,21 @@ def _paper(config):
     config.train.num_steps = 18_750  # 30 epochs of 240k objects
     config.train.eval_every = 2_000
     config.train.save_every = 500
+
+
+def _few_shot(config):
+    """Ten categories stay out of training; their objects are the split 'novel'."""
+    name = config.data.name
+    config.data.exclude_categories = episodes.load(name).categories
+    config.eval.evaluators.few_shot = dict(
+        episodes=name,
+        splits=("novel",),
+        way=(5, 10),  # P: 5 way on Objaverse, 10 way 10 shot on ModelNet
+        shot=(1, 5, 10),
+        heads=("prototype", "linear"),  # 'finetune' adds minutes a setting
+        inverse_penalty=0.1,
+        batch_size=64,
+    )
 
 
 def _quick(config):

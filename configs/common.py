@@ -138,7 +138,7 @@ def base(system: str) -> ml_collections.ConfigDict:
             system=system,
             mode="train",  # 'train' | 'eval'
             seed=0,
-            init_from="",  # run folder or checkpoint to warm-start from (or to evaluate)
+            init_from="",  # run folder, checkpoint, or .npz of gsjax convert: start from it (or evaluate)
             data=data_block(),
             model=dict(),
             loss=dict(),

@@ -34,7 +34,6 @@ def get_study():
     runs = [
         dict(arm="fox, MCMC, 20,000", kind="fit", config=_fox("mcmc", 20_000)),
         dict(arm="fox, default", kind="fit", config=_fox("default")),
-        dict(arm="fox, MCMC, 60,000", kind="fit", config=_fox("mcmc", 60_000)),
         dict(arm="objects, fast, 24", kind="fit_objects", config=_objects(sample=24, batch=8)),
         dict(
             arm="objects, paper, 8",

@@ -8,7 +8,9 @@ from gsjax import runtime
 from gsjax.version import __version__
 
 # Subcommand -> module under gsjax.cli exporting HELP, add_arguments(parser) and run(args).
-COMMANDS = ("fit", "fit-objects", "info", "render", "study", "view")
+COMMANDS = (
+    *("convert", "embed", "fit", "fit-objects", "info", "render", "search", "study", "view"),
+)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from gsjax.data import embedding_writer, embeddings, features, fitted, store, templates
+from gsjax.io import weights
 from gsjax.models import towers as towers_lib
 
 _SHARD_BYTES = 1 << 26
@@ -26,32 +27,35 @@ _BATCH = 256  # pictures or captions a device call; the last one is filled up
 
 
 def resolve_towers(data_config) -> towers_lib.Towers:
-    """The towers that ``data_config.towers`` names; '' is the pair shipped for the data set.
+    """The towers that ``data_config.towers`` names; see ``models.towers.load``.
+
+    '' is the pair shipped for the data set, 'semantic' the one on networks that come as packages.
 
     Raises:
         ValueError: none is shipped for this data set, or the file cannot be used.
     """
     spec = data_config.get("towers", "")
-    if spec:
-        return towers_lib.load(spec)
+    if spec and spec != towers_lib.SEMANTIC:
+        return towers_lib.load(spec, weights.open_state_dict)
     assets = importlib.resources.files("gsjax.assets")
     name = data_config.name
     if name == "fitted":  # the pair of the meshes that were fitted
         name = fitted.collection(data_config.source).split()[0]
-    asset = assets / f"toy_clip_{name}.npz"
+    kind = spec or "toy_clip"
+    asset = assets / f"{kind}_{name}.npz"
     if not asset.is_file():
         shipped = sorted(
-            a.name.removeprefix("toy_clip_").removesuffix(".npz")
+            a.name.removeprefix(f"{kind}_").removesuffix(".npz")
             for a in assets.iterdir()
-            if a.name.startswith("toy_clip_") and a.name.endswith(".npz")
+            if a.name.startswith(f"{kind}_") and a.name.endswith(".npz")
         )
         raise ValueError(
-            f"data.towers: no towers are shipped for data set {name!r} (shipped: "
+            f"data.towers: no {kind} towers are shipped for data set {name!r} (shipped: "
             f"{shipped}). Train a pair with `python main.py --config=configs/toy_clip.py:data="
             f"{name} --workdir=DIR`, then pass --config.data.towers=DIR/pictures/towers.npz"
         )
     with importlib.resources.as_file(asset) as path:
-        return towers_lib.load(path)
+        return towers_lib.load(path, weights.open_state_dict)
 
 
 def cache_key(dataset_dir, towers: towers_lib.Towers) -> embeddings.CacheKey:
@@ -200,8 +204,7 @@ class _Encoder:
 
     def __init__(self, towers: towers_lib.Towers):
         self._tokenize = towers.tokenize
-        self._images = jax.jit(towers.encode_images)
-        self._texts = jax.jit(towers.encode_texts)
+        self._images, self._texts = towers.encode_images, towers.encode_texts
 
     def images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Unit vectors float32 [B, D] of prepared pictures."""
@@ -236,7 +239,7 @@ def main() -> None:
     parser.add_argument("--out", default="", help="cache folder; default: beside the data set")
     options = parser.parse_args()
     logging.set_verbosity(logging.INFO)
-    towers = towers_lib.load(options.towers)
+    towers = towers_lib.load(options.towers, weights.open_state_dict)
     key = cache_key(options.dataset_dir, towers)
     folder = epath.Path(options.out or default_folder(options.dataset_dir, key))
     if not embeddings.is_complete(folder):

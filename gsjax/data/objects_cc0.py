@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 
 import numpy as np
@@ -163,6 +163,38 @@ def load_split(entries: list[dict], split: str) -> dict[str, list[int]]:
         side: [i for i, entry in enumerate(entries) if sides[entry["id"]] == side]
         for side in ("train", "test")
     }
+
+
+def hold_out(
+    entries: list[dict], sides: dict[str, list[int]], categories: Sequence[str]
+) -> dict[str, list[int]]:
+    """Sides without some categories, whose objects, of either side, become the side 'novel'.
+
+    Args:
+        entries: of the collection.
+        sides: of ``load_split``.
+        categories: names, with spaces or underscores; none leaves the sides as they are.
+
+    Raises:
+        ValueError: a name that is no category, or no training object left.
+    """
+    if not categories:
+        return sides
+    wanted = {name.replace(" ", "_") for name in categories}
+    known = {entry["category"] for entry in entries}
+    if wanted - known:
+        raise ValueError(
+            f"data.exclude_categories: unknown {sorted(wanted - known)}; known: "
+            f"{', '.join(sorted(known))}"
+        )
+    kept = {
+        side: [i for i in numbers if entries[i]["category"] not in wanted]
+        for side, numbers in sides.items()
+    }
+    if not kept["train"]:
+        raise ValueError("data.exclude_categories: no object is left for training; name fewer")
+    novel = sorted(i for n in sides.values() for i in n if entries[i]["category"] in wanted)
+    return {**kept, "novel": novel}
 
 
 def objects(

@@ -1,13 +1,13 @@
 """The set 'fitted' packed in parallel: one Beam element a wave file, ArrayRecord shards as a result.
 
     python -m gsjax.data.pack_beam --source=FOLDER --num_gaussians=1024 --num_shards=64 \\
-        --runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=16
+        --direct_running_mode=multi_processing --direct_num_workers=16
 
 Does what ``prepare.ensure`` does for the set, into the same folder and with the same records in the same
 order, so training finds it; but nothing ever holds more than a wave and a shard. Flags that are not
 the set's go to Beam: with ``--runner=FlinkRunner`` and the like, workers need the folder of waves and the
-cache on a file system that all of them share. The direct runner keeps all records in memory; a set
-larger than that wants another runner or the serial way. Needs apache-beam (extra ``beam``), not
+cache on a file system that all of them share. The default runner is this machine, with all records in
+memory between reading and writing; a larger set wants another runner or the serial way. Needs apache-beam (extra ``beam``), not
 TensorFlow. Renders views with JAX in the workers; never used while a set is read.
 """
 
@@ -29,7 +29,12 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
+from gsjax import runtime
 from gsjax.data import build, fitted, prepare, store
+
+# Beam's name DirectRunner would first try to download another runner, Prism, and run on this one if that
+# fails.
+_LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Packing:
 
     def __call__(self, piece: Piece) -> Iterator[tuple[int, dict]]:
         """(position in the split, record) of every object of the piece."""
+        runtime.configure_environment()  # of a worker, before JAX starts there
         items = read_places(piece.path, piece.places)
         plan = build.Plan(
             name="fitted", identity={}, categories=self.categories, parts=("",),
@@ -129,8 +135,11 @@ def pieces(folder) -> tuple[dict[str, list[Piece]], dict[str, int], list[str]]:
     return result, sizes, sorted({about["category"] for _, _, about in found.values()})
 
 
-class PackedObjects(build.GaussianObjects):
+# Not registered: run as a script, this file is imported a second time.
+class PackedObjects(build.GaussianObjects, skip_registration=True):
     """The builder with a Beam transform a split instead of a generator."""
+
+    name = build.GaussianObjects.name  # of the files
 
     def __init__(self, plan: build.Plan, elements, packing: Packing, *, data_dir: str):
         self._elements, self._packing = elements, packing
@@ -157,7 +166,7 @@ def pack(data_config, *, beam_args: Sequence[str] = (), num_shards: int = 0) -> 
 
     Args:
         data_config: as for ``prepare.ensure``, name 'fitted'.
-        beam_args: of Beam's pipeline: ['--runner=...', ...]; none is the direct runner.
+        beam_args: of Beam's pipeline: ['--runner=...', ...]; without a runner it is this machine.
         num_shards: ArrayRecord files a split; 0 lets TFDS choose by size.
 
     Returns:
@@ -193,10 +202,11 @@ def pack(data_config, *, beam_args: Sequence[str] = (), num_shards: int = 0) -> 
     packing = Packing(
         tuple(categories), stored, int(s["num_gaussians"]), plan.views, plan.view_size
     )
-    config = tfds.download.DownloadConfig(
-        num_shards=num_shards or None,
-        beam_options=beam.options.pipeline_options.PipelineOptions(list(beam_args)),
+    local = (
+        [] if any(a.startswith("--runner") for a in beam_args) else [f"--runner={_LOCAL_RUNNER}"]
     )
+    options = beam.options.pipeline_options.PipelineOptions([*local, *beam_args])
+    config = tfds.download.DownloadConfig(num_shards=num_shards or None, beam_options=options)
     _write(plan, elements, packing, config, folder)
     return folder
 
@@ -240,8 +250,7 @@ def _beam():
 
 def main() -> None:
     """Command line: packs a folder of waves and prints the set's folder."""
-    from gsjax import runtime
-    from gsjax.data import pack_beam  # workers must find its classes by this name, not __main__
+    from gsjax.data import pack_beam  # workers find its classes by this name, not by __main__
 
     runtime.configure_environment()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

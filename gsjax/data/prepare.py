@@ -33,6 +33,7 @@ DEFAULTS = dict(
     seed=0,
     split="v2",  # objects_cc0 only: 'v2' (group-disjoint) or 'shipped'
     limit=0,  # objects_cc0 only: objects a side at most; 0 = all
+    exclude_categories=(),  # objects_cc0 only: kept out of 'train' and 'test', as the split 'novel'
     up_axis="y",  # folder only
     on_bad_rows="error",  # folder only: or 'drop'
 )
@@ -49,6 +50,11 @@ def settings(data_config) -> dict:
     result = {name: get(name, default) for name, default in DEFAULTS.items()}
     if result["name"] not in NAMES:
         raise ValueError(f"data.name: unknown set {result['name']!r}; known: {list(NAMES)}")
+    if result["exclude_categories"] and result["name"] != "objects_cc0":
+        raise ValueError(
+            f"data.exclude_categories: found {tuple(result['exclude_categories'])} with the set "
+            f"{result['name']!r}; only objects_cc0 has the option"
+        )
     for name in ("num_gaussians", "views", "view_size", "num_objects"):
         if int(result[name]) < 1:
             raise ValueError(f"data.{name}: expected at least 1, found {result[name]}")
@@ -130,6 +136,8 @@ def _objects_cc0(s: dict) -> dict:
         source = os.path.join(os.environ["GSJAX_DATA"], "objects_cc0")
     collection = objects_cc0.Collection(source)
     sides = objects_cc0.load_split(collection.entries, s["split"])
+    excluded = sorted({name.replace(" ", "_") for name in s["exclude_categories"]})
+    sides = objects_cc0.hold_out(collection.entries, sides, excluded)
     limit = int(s["limit"])
     if limit:
         sides = {side: numbers[:limit] for side, numbers in sides.items()}
@@ -153,6 +161,8 @@ def _objects_cc0(s: dict) -> dict:
             seed=seed,
             gaussians=stored,
             version=objects_cc0.VERSION,
+            # absent where nothing is excluded: sets from before the option stay what they are
+            **({"exclude_categories": excluded} if excluded else {}),
         ),
         categories=collection.categories,
         parts=("",),
@@ -240,6 +250,11 @@ def ensure(data_config) -> epath.Path:
     return build.ensure(wanted, dataset_dir(data_config, wanted.identity))
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """'a,b' as ('a', 'b')."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def main() -> None:
     """Command line: prepares a set and prints its folder."""
     from gsjax import runtime
@@ -247,7 +262,8 @@ def main() -> None:
     runtime.configure_environment()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in DEFAULTS.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        kind = _names if isinstance(default, tuple) else type(default)
+        parser.add_argument(f"--{name}", type=kind, default=default)
     made = ensure(vars(parser.parse_args()))
     meta = store.read_meta(made)
     print(f"{made}: {meta['splits']} objects, prepared in {meta['seconds']} s")

@@ -166,12 +166,22 @@ def _open_safetensors(path: epath.Path) -> StateDict:
         readers = {}
         for name in file.keys():
             shape = tuple(file.get_slice(name).get_shape())
-            readers[name] = shape, lambda name=name: file.get_tensor(name)
+            readers[name] = shape, lambda name=name: _safetensor(file, name, path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(
             f"weights: {path} is damaged, or not a safetensors file ({error}); get it again"
         ) from None
     return StateDict(readers)
+
+
+def _safetensor(file, name: str, path: epath.Path) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except TypeError as error:
+        raise ImportError(
+            f"{path}: {name} is of a type that this version of safetensors does not give to NumPy "
+            f"({error}); take a newer one: pip install 'gsjax[clip]'"
+        ) from error
 
 
 def _open_sharded(path: epath.Path) -> StateDict:

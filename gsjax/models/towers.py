@@ -1,18 +1,21 @@
 """Frozen image/text towers by name, and the weight files they come from.
 
 ``load`` is the one door: a file exported by this package (``.npz`` that says what it holds), or
-``KIND:PATH`` for weights in another project's format. A new family of towers (OpenCLIP, EVA-CLIP)
-is one loader added to ``TOWERS``; nothing else changes.
+``KIND:PATH`` for weights in another project's format. A new family of towers is one module named in
+``FOREIGN``; nothing else changes.
 
-Weight files are plain NumPy archives, float16, without pickle, with their architecture and digest
+Our own weight files are plain NumPy archives, float16, without pickle, with their architecture and digest
 as JSON; a damaged file is refused.
 """
 
 import dataclasses
+import functools
 import hashlib
+import importlib
 import io
 import json
 import re
+import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +41,10 @@ class Towers:
         preprocessing: what ``prepare_image`` and ``tokenize`` do, in words; part of a cache's key.
         prepare_image: host: picture uint8 [H, W, 3 or 4] -> tower input (one example).
         tokenize: host: captions -> ids, leading axis B.
-        encode_images: device, jit-able: inputs [B, ...] -> unit vectors [B, D].
-        encode_texts: device, jit-able: ids [B, ...] -> unit vectors [B, D].
+        encode_images: device, compiled: inputs [B, ...] -> unit vectors [B, D]. Call it as it is:
+            another ``jax.jit`` around it makes constants of the weights.
+        encode_texts: device, compiled likewise: ids [B, ...] -> unit vectors [B, D].
+        licence: of the weights, as whoever loads them states it; not part of any digest.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Towers:
     tokenize: Callable[[Sequence[str]], np.ndarray]
     encode_images: Callable[[jax.Array], jax.Array]
     encode_texts: Callable[[jax.Array], jax.Array]
+    licence: str = "unknown"
 
 
 def resize_rgb(picture: np.ndarray, size: int) -> np.ndarray:
@@ -80,13 +86,13 @@ def resize_rgb(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _digest(kind: str, config: Mapping, arrays: Mapping[str, np.ndarray]) -> str:
+def digest_of(kind: str, config: Mapping, arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over kind, architecture and every array with its name, type and shape."""
     result = hashlib.sha256(json.dumps([kind, config], sort_keys=True).encode())
     for name in sorted(arrays):
         value = np.ascontiguousarray(arrays[name])
         result.update(f"{name} {value.dtype.str} {value.shape}".encode())
-        result.update(value.tobytes())
+        result.update(value.reshape(-1).view(np.uint8))
     return result.hexdigest()
 
 
@@ -114,7 +120,7 @@ def save(path, kind: str, config: Mapping, params: Mapping, notes: Mapping | Non
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"save: weight {name!r} is not finite in float16; train again")
     config = json.loads(json.dumps(dict(config)))
-    digest = _digest(kind, config, arrays)
+    digest = digest_of(kind, config, arrays)
     meta = dict(kind=kind, config=config, digest=digest, notes=dict(notes or {}))
     text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
     buffer = io.BytesIO()
@@ -144,7 +150,7 @@ def read(path) -> tuple[dict, dict]:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(arrays.pop(_META).tobytes())
-        intact = _digest(meta["kind"], meta["config"], arrays) == meta["digest"]
+        intact = digest_of(meta["kind"], meta["config"], arrays) == meta["digest"]
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"towers: {path} is not a weight file of gsjax, or is damaged ({error})"
@@ -173,11 +179,13 @@ def _load_toy(path) -> Towers:
     _check_params(path, model, params)
     params = jax.tree.map(jnp.asarray, params)
 
-    def encode_images(pictures):
+    @jax.jit
+    def encode_images(params, pictures):
         pixels = toy_towers.to_unit_range(pictures)
         return model.apply({"params": params}, pixels, method="encode_images")
 
-    def encode_texts(tokens):
+    @jax.jit
+    def encode_texts(params, tokens):
         return model.apply({"params": params}, tokens, method="encode_texts")
 
     return Towers(
@@ -190,8 +198,9 @@ def _load_toy(path) -> Towers:
         ),
         prepare_image=lambda picture: resize_rgb(picture, size),
         tokenize=config.tokenizer,
-        encode_images=encode_images,
-        encode_texts=encode_texts,
+        encode_images=functools.partial(encode_images, params),
+        encode_texts=functools.partial(encode_texts, params),
+        licence=meta["notes"].get("licence", "Apache-2.0"),
     )
 
 
@@ -213,16 +222,27 @@ def _check_params(path, model: toy_towers.ToyTowers, params: Mapping) -> None:
         raise ValueError(f"towers: {path} does not fit its architecture:\n" + "\n".join(lines))
 
 
-# Kind -> loader of a weight file (or folder) of that kind.
+# Kind -> loader of a weight file of our own.
 TOWERS: dict[str, Callable[[str], Towers]] = {"toy_clip": _load_toy}
+# Projections of our own on networks that come as packages: ``models.semantic_towers``.
+SEMANTIC = "semantic"
+# Kind of another project's checkpoint -> module with
+# ``build(kind, path, state_dict, options) -> Towers``.
+FOREIGN: dict[str, str] = {
+    "openclip": "gsjax.models.clip_towers",
+    "hf_clip": "gsjax.models.clip_towers",
+    "evaclip": "gsjax.models.eva_towers",
+}
 
 
-def load(spec) -> Towers:
+def load(spec, open_state_dict: Callable[[str], Mapping[str, np.ndarray]] | None = None) -> Towers:
     """Loads frozen towers.
 
     Args:
         spec: path of a weight file exported by this package, or ``KIND:PATH`` with a kind of
-            ``TOWERS``.
+            ``TOWERS``, ``SEMANTIC`` or ``FOREIGN``; for the latter ``KIND:PATH?OPTION=VALUE&...``, the options
+            are those of its module.
+        open_state_dict: reads the weights of the other kinds: ``gsjax.io.weights.open_state_dict``.
 
     Raises:
         ValueError: unknown kind (the message lists the known ones), or the loader's own complaint.
@@ -230,12 +250,35 @@ def load(spec) -> Towers:
     kind, path = _split_spec(str(spec))
     if kind is None:
         kind = read(path)[0]["kind"]
-    if kind not in TOWERS:
+    if kind in TOWERS:
+        return TOWERS[kind](path)
+    if kind not in (SEMANTIC, *FOREIGN):
         raise ValueError(
             f"towers: {spec!r} asks for kind {kind!r}, which this version cannot load; known: "
-            f"{sorted(TOWERS)}"
+            f"{sorted([*TOWERS, SEMANTIC, *FOREIGN])}"
         )
-    return TOWERS[kind](path)
+    if open_state_dict is None:
+        raise ValueError(
+            f"towers: kind {kind!r} needs weights in another project's format; pass open_state_dict="
+            "gsjax.io.weights.open_state_dict"
+        )
+    if kind == SEMANTIC:
+        return importlib.import_module("gsjax.models.semantic_towers").load(path, open_state_dict)
+    path, options = _split_options(path)
+    module = importlib.import_module(FOREIGN[kind])
+    return module.build(kind, path, open_state_dict(path), options)
+
+
+def _split_options(path: str) -> tuple[str, dict[str, str]]:
+    """('path', {'option': 'value'}) of 'path?option=value&...'."""
+    path, _, query = path.partition("?")
+    try:
+        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise ValueError(
+            f"towers: {query!r} behind {path!r} is not of the form option=value&... ({error})"
+        ) from None
+    return path, dict(pairs)
 
 
 def _split_spec(spec: str) -> tuple[str | None, str]:

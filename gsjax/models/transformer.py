@@ -1,7 +1,8 @@
-"""Pre-norm transformer blocks in the shape of EVA-02 (arXiv 2303.11331) without rotary positions.
+"""Transformer blocks in the shapes of EVA and EVA-02 (arXiv 2211.07636, 2303.11331).
 
 Tokens come in embedded; class tokens, positions and read-out belong to the model that uses the
-blocks. The random numbers of stochastic depth come in from outside, one set an example.
+blocks, and so do the tables of rotary positions, where a model has them. The random numbers of
+stochastic depth come in from outside, one set an example.
 """
 
 import dataclasses
@@ -27,6 +28,8 @@ class TransformerConfig:
             gated hidden units) or ``gelu`` (exact).
         drop_path: stochastic depth of the last block; the first has none, linear in between.
         remat: recompute each block in the backward pass.
+        post_norm: norms at the end of each branch (``x += norm(branch(x))``) and not before it.
+        inner_norm: a LayerNorm on the heads' joined output, before the output projection.
     """
 
     width: int
@@ -36,6 +39,8 @@ class TransformerConfig:
     mlp: str = "packed_swiglu"
     drop_path: float = 0.0
     remat: bool = False
+    post_norm: bool = False
+    inner_norm: bool = False
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -64,6 +69,23 @@ def drop_path(x: jax.Array, rate: float, draw: jax.Array | None) -> jax.Array:
     return x * ((draw >= rate) / (1.0 - rate)).astype(x.dtype)[:, None, None]
 
 
+def rotate(x: jax.Array, rotary: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+    """Turns each pair of neighbouring channels by an angle of its token's position.
+
+    Args:
+        x: [B, T, H, C], C even.
+        rotary: sine and cosine, float32 [T, C] each, equal within a pair; None = as it is.
+
+    Returns:
+        [B, T, H, C] of the type of ``x``; computed in float32 at least.
+    """
+    if rotary is None:
+        return x
+    sine, cosine = (table[:, None, :] for table in rotary)
+    turned = jnp.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape)
+    return (x * cosine + turned * sine).astype(x.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; queries and values have biases, keys have none.
 
@@ -72,10 +94,13 @@ class Attention(nn.Module):
 
     heads: int
     dtype: jnp.dtype = jnp.float32
+    inner_norm: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [B, T, D] -> [B, T, D]."""
+    def __call__(
+        self, x: jax.Array, rotary: tuple[jax.Array, jax.Array] | None = None
+    ) -> jax.Array:
+        """x: [B, T, D], rotary: tables of :func:`rotate` -> [B, T, D]."""
         batch, tokens, width = x.shape
         head_dim = width // self.heads
         kernel = self.param("qkv_kernel", nn.linear.default_kernel_init, (width, 3 * width))
@@ -85,10 +110,13 @@ class Attention(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         qkv = (x @ kernel + bias).reshape(batch, tokens, 3, self.heads, head_dim)
         q, k, v = (qkv[:, :, i] for i in range(3))
+        q, k = rotate(q, rotary), rotate(k, rotary)
         wide = jnp.promote_types(x.dtype, jnp.float32)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
         probs = jax.nn.softmax(logits * head_dim**-0.5, -1).astype(v.dtype)
         out = jnp.einsum("bhqk,bkhd->bqhd", probs, v).reshape(batch, tokens, width)
+        if self.inner_norm:
+            out = layer_norm("norm", self.dtype)(out)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out)
 
 
@@ -116,20 +144,30 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """``x += drop(attention(norm(x))); x += drop(mlp(norm(x)))``."""
+    """``x += drop(attention(norm(x))); x += drop(mlp(norm(x)))``; norms outermost if ``post_norm``."""
 
     config: TransformerConfig
     rate: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, draws: jax.Array | None = None) -> jax.Array:
-        """x: [B, T, D], draws: [B, 2] or None -> [B, T, D]."""
+    def __call__(
+        self,
+        x: jax.Array,
+        draws: jax.Array | None = None,
+        rotary: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
+        """x: [B, T, D], draws: [B, 2] or None, rotary: of :func:`rotate` -> [B, T, D]."""
+        config = self.config
         first, second = (None, None) if draws is None else (draws[:, 0], draws[:, 1])
-        attention = Attention(self.config.heads, self.dtype, name="attn")
-        x = x + drop_path(attention(layer_norm("norm1", self.dtype)(x)), self.rate, first)
-        mlp = Mlp(self.config.hidden, self.config.mlp, self.dtype, name="mlp")
-        return x + drop_path(mlp(layer_norm("norm2", self.dtype)(x)), self.rate, second)
+        norm1, norm2 = (layer_norm(name, self.dtype) for name in ("norm1", "norm2"))
+        attention = Attention(config.heads, self.dtype, config.inner_norm, name="attn")
+        mlp = Mlp(config.hidden, config.mlp, self.dtype, name="mlp")
+        if config.post_norm:
+            x = x + drop_path(norm1(attention(x, rotary)), self.rate, first)
+            return x + drop_path(norm2(mlp(x)), self.rate, second)
+        x = x + drop_path(attention(norm1(x), rotary), self.rate, first)
+        return x + drop_path(mlp(norm2(x)), self.rate, second)
 
 
 class Transformer(nn.Module):
@@ -142,15 +180,21 @@ class Transformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, draws: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        draws: jax.Array | None = None,
+        rotary: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
         """x: [B, T, D] -> [B, T, D].
 
         ``draws`` [B, 2 depth], uniform in [0, 1), decide stochastic depth; None = none.
+        ``rotary``: tables of :func:`rotate`, the same for every block.
         """
         block = nn.remat(Block) if self.config.remat else Block
         last = max(self.config.depth - 1, 1)
         for i in range(self.config.depth):
             draws_i = None if draws is None else draws[:, 2 * i : 2 * i + 2]
             rate = self.config.drop_path * i / last
-            x = block(self.config, rate, self.dtype, name=f"blocks_{i}")(x, draws_i)
+            x = block(self.config, rate, self.dtype, name=f"blocks_{i}")(x, draws_i, rotary)
         return x

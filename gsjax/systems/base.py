@@ -52,7 +52,8 @@ class System:
         eval_data: ``split -> grain.MapDataset``, likewise, in a fixed order.
         param_rules: optimiser groups, first match wins; unmatched parameters get the defaults.
         project_params: applied to the parameters after every update (e.g. clamps).
-        info: static facts evaluators need (category names, ...), plain JSON values.
+        info: static facts evaluators need (category names, ...): plain JSON values, but for ``uids``,
+            ``split -> names of its objects``.
         show: optional ``(variables, folder) -> None``: writes pictures of what the run learned.
     """
 

@@ -25,6 +25,7 @@ from gsjax.train import (
     prefetch,
     procedure,
     sharding,
+    warm_start,
 )
 from gsjax.train import logging as logs
 from gsjax.train import state as state_lib
@@ -57,6 +58,8 @@ def run(config, workdir, *, system: base.System | None = None) -> dict[str, floa
         system = base.build(config) if system is None else system
         if isinstance(system, base.Procedure):
             return procedure.run(config, workdir, system, stop)
+        if system.info.get("towers") and jax.process_index() == 0:
+            logs.write_json(workdir / "towers.json", system.info["towers"])
         setup = _set_up(config, workdir, system, stop)
         return modes[config.mode](setup)
 
@@ -151,7 +154,7 @@ def _start(setup: _Setup, checkpoints):
         return restored.state, restored.data
     loaded = {}
     if setup.config.init_from:
-        source = checkpoint.load_variables(setup.config.init_from, _abstract_variables(setup))
+        source = warm_start.load_variables(setup.config.init_from, _abstract_variables(setup))
         loaded = source.arrays
         logging.info("%d arrays from %s", len(loaded), setup.config.init_from)
         if source.missing:
@@ -295,7 +298,7 @@ def load_for_inference(config, source, system: base.System) -> base.Variables:
 
 def _load_all(source, abstract):
     """(step, variables); every array must be there."""
-    loaded = checkpoint.load_variables(source, abstract)
+    loaded = warm_start.load_variables(source, abstract)
     if loaded.missing:
         names = ", ".join(loaded.missing)
         raise ValueError(f"{source}: arrays of this model are missing: {names}")

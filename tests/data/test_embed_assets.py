@@ -11,7 +11,7 @@ from gsjax.models import towers
 SHIPPED = sorted(
     item.name
     for item in importlib.resources.files("gsjax.assets").iterdir()
-    if item.name.endswith(".npz")
+    if item.name.endswith(".npz") and not item.name.startswith("clip_gs")
 )
 
 

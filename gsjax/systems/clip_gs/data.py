@@ -30,6 +30,8 @@ class Source:
         train: ``() -> grain.MapDataset`` of training examples.
         evaluate: ``split -> grain.MapDataset``, fixed order and fixed subsets.
         records: ``split -> records with uid, captions, views`` for pictures; None if there are none.
+        uids: ``split -> names of its objects`` in the order of records; None if there are none.
+        towers: name, digest, dim and preprocessing of the towers; None without any.
     """
 
     dim: int
@@ -39,6 +41,8 @@ class Source:
     train: Callable[[], Any]
     evaluate: Callable[[str], Any]
     records: Callable[[str], Any] | None
+    uids: Callable[[str], list[str]] | None = None
+    towers: Mapping | None = None
 
 
 def batch_spec(config, source: Source) -> dict[str, jax.ShapeDtypeStruct]:
@@ -110,6 +114,13 @@ def _stored(config) -> Source:
         train=lambda: dataset("train", True),
         evaluate=lambda split: dataset(split, False),
         records=lambda split: store.open_split(folder, split, ("uid", "captions", "views")),
+        uids=functools.partial(store.read_uids, folder),
+        towers=dict(
+            name=cache.key.tower,
+            digest=cache.key.weights,
+            dim=cache.dim,
+            preprocessing=cache.key.preprocessing,
+        ),
     )
 
 

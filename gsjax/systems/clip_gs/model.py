@@ -14,7 +14,9 @@ from gsjax.core import gaussians
 from gsjax.models import transformer
 from gsjax.systems.clip_gs import augment, randomness, tokenizer
 
-ATTRIBUTES = ("all", "xyz_rgb")
+# What the encoder sees. 'all': the tokenizer's two branches; 'xyz_rgb': the point branch alone;
+# 'naive': the point branch on all attributes (the paper's ablation).
+ATTRIBUTES = ("all", "xyz_rgb", "naive")
 
 
 class Encoder(nn.Module):
@@ -26,6 +28,7 @@ class Encoder(nn.Module):
     gs_widths: tuple[int, int, int]
     embed_dim: int
     gaussian_branch: bool = True
+    point_channels: int = tokenizer.NUM_POINT_ATTRIBUTES
     pool: str = "mean"
     zero_init_gs: bool = True
     order_indicator: bool = True
@@ -58,7 +61,7 @@ class Encoder(nn.Module):
             self.enc_hidden, self.enc_dim, width, self.dtype, name="point_branch"
         )
         # the branch does not see the order, so the first one serves
-        tokens = point(patches.attributes[:, 0, ..., : tokenizer.NUM_POINT_ATTRIBUTES], train)
+        tokens = point(patches.attributes[:, 0, ..., : self.point_channels], train)
         if self.gaussian_branch:
             branch = tokenizer.GaussianBranch(
                 self.gs_widths,
@@ -133,6 +136,7 @@ def build(config) -> ClipGS:
         gs_widths=tuple(m.gs_widths),
         embed_dim=m.embed_dim,
         gaussian_branch=m.attributes == "all",
+        point_channels=_point_channels(m),
         pool=m.pool,
         zero_init_gs=m.zero_init_gs,
         order_indicator=m.order_indicator,
@@ -209,4 +213,10 @@ def patchify(
         neighbours=neighbours,
         block=m.knn_block or None,
         method=m.knn,
+        channels=_point_channels(m),
     )
+
+
+def _point_channels(m) -> int:
+    naive = m.attributes == "naive"
+    return tokenizer.NUM_ATTRIBUTES if naive else tokenizer.NUM_POINT_ATTRIBUTES

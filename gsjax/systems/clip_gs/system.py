@@ -39,6 +39,8 @@ def build(config) -> base.System:
             class_names=list(source.class_names),
             class_embeds={k: np.asarray(v).tolist() for k, v in source.class_embeds.items()},
             embed_dim=source.dim,
+            uids=source.uids,
+            towers=source.towers,
         ),
         show=None if source.records is None else functools.partial(_show, source, module, config),
     )

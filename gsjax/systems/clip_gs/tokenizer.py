@@ -154,6 +154,7 @@ def gather_patches(
     neighbours: jax.Array | None = None,
     block: int | None = None,
     method: str = "auto",
+    channels: int = NUM_POINT_ATTRIBUTES,
 ) -> Patches:
     """Collects the Gaussians around each centre, in order.
 
@@ -163,11 +164,11 @@ def gather_patches(
             fills its patches with repeats of the centre.
         centers: int32 [B, G].
         group_size: n.
-        order: [B, O] of :func:`draw_order`; None = as found, and only the six channels of the point
-            branch.
+        order: [B, O] of :func:`draw_order`, all channels; None = as found, the first ``channels``.
         bits: of the sort key's grid.
         neighbours: int32 [B, G, n], searched here if None.
         block, method: of ``points.knn``.
+        channels: without an order; 6 are position and colour.
     """
     origin = points.gather(raw.means, centers[:, None])[:, 0]
     if neighbours is None:
@@ -176,7 +177,7 @@ def gather_patches(
         )
     table = attributes(raw)
     if order is None:
-        table, neighbours = table[..., :NUM_POINT_ATTRIBUTES], neighbours[:, None]
+        table, neighbours = table[..., :channels], neighbours[:, None]
         order = jnp.zeros((len(table), 1), jnp.int32)
     else:
         relative = points.gather(raw.means, neighbours.reshape(len(table), -1, group_size))

@@ -10,9 +10,10 @@ from gsjax.data import prepare, store, templates
 from gsjax.losses import contrastive
 from gsjax.models import towers, toy_towers
 from gsjax.systems import base
-from gsjax.systems.toy_clip import data, gallery, losses, model
+from gsjax.systems.toy_clip import data, gallery, losses, model, projected
 
 WEIGHTS = "towers.npz"
+TOWERS = ("own", "packaged")
 _PICTURE_OPTIONS = ("zoom", "shift", "gain", "tint", "grey", "flip")
 CLASS_TEMPLATES = "short"  # sentences around category names; see ``data.templates``
 
@@ -21,11 +22,18 @@ def build(config) -> base.System:
     """The system; prepares the data set first if it is not there.
 
     Args:
-        config: ``configs/toy_clip.py``.
+        config: ``configs/toy_clip.py``. ``model.towers`` 'own' trains whole towers (this file),
+            'packaged' projections on frozen networks (``projected``).
 
     Raises:
         ValueError: an unknown option, or what ``prepare.ensure`` raises.
     """
+    if config.model.towers not in TOWERS:
+        raise ValueError(
+            f"model.towers: unknown {config.model.towers!r}; known: {', '.join(TOWERS)}"
+        )
+    if config.model.towers == "packaged":
+        return projected.build(config)
     folder = prepare.ensure(config.data)
     sizes = tower_config(config.model)
     return assemble(config, sizes, folder)

@@ -80,6 +80,23 @@ def test_only_the_gaussian_branch_sees_the_order():
     )
 
 
+def test_naive_attributes_reach_the_point_branch():
+    """The ablation's encoder depends on scales and opacities; that of positions and colours does not."""
+    batch = dict(tiny.batch(4))
+    changed = batch | {
+        "log_scales": batch["log_scales"] - 1,
+        "logit_opacities": -batch["logit_opacities"],
+    }
+    for attributes, kernel in (("naive", 19), ("xyz_rgb", 6)):
+        cfg = tiny.config(model__attributes=attributes)
+        system = base.build(cfg)
+        values = tiny.quick_jit(system.init)(jax.random.key(0))
+        first = values["params"]["encoder"]["point_branch"]["first_0"]["kernel"]
+        assert first.shape[0] == kernel
+        same = np.allclose(tiny.features(cfg, values, batch), tiny.features(cfg, values, changed))
+        assert same == (attributes == "xyz_rgb")
+
+
 def test_padded_gaussians_do_not_change_the_embedding():
     cfg, values, batch = tiny.config(), tiny.moved(tiny.variables()), tiny.batch(4)
     keep = np.arange(256) < 150

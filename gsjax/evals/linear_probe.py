@@ -1,0 +1,114 @@
+"""Linear probe: logistic regression on frozen training features, measured on held-out objects.
+
+Source: the probes of ULIP (arXiv 2212.05171) and OpenShape (arXiv 2305.10764), which Uni3D follows:
+all training objects, or a few of each class, averaged over random draws.
+"""
+
+import jax
+import numpy as np
+
+from gsjax.evals import features, heads
+from gsjax.metrics import bootstrap, trials
+
+DEFAULTS = dict(
+    train_split="train",
+    split="test",
+    exclude=(),  # names of categories that are left out, on both sides
+    shots=(),  # also with 1, 2, ... training objects a class
+    draws=10,  # random draws for each of those
+    inverse_penalty=0.1,  # of the weights, see heads.Logistic; fixed, never tuned on held-out objects
+    batch_size=64,
+    bootstrap=2000,  # resamples for 95 % intervals over held-out objects; 0 = none
+    seed=0,  # of the draws
+)
+
+
+class Evaluator:
+    """Accuracy of one linear layer on unit features, over objects and over classes, in per cent.
+
+    ``top1`` and ``top1_macro`` with ``_low`` and ``_high``; ``train_top1`` on what was fitted;
+    ``majority``, what always answering the commonest class of the training objects scores; with
+    ``shots``, ``top1_4shot/mean`` and so on, over draws (see ``metrics.trials``). Held-out objects of
+    classes without a training object count as wrong. A class with fewer training objects than shots
+    gives what it has.
+
+    Attributes:
+        details: after :meth:`run`, per held-out object: ``index``, ``category`` and ``hit``.
+    """
+
+    def __init__(self, system, options):
+        self._system = system
+        self._options = features.refuse_unknown("linear_probe", options, DEFAULTS)
+        if any(shot < 1 for shot in self._options["shots"]) or self._options["draws"] < 1:
+            raise ValueError(
+                "eval.evaluators.linear_probe: expected shots and draws from 1 on, found "
+                f"shots={tuple(self._options['shots'])}, draws={self._options['draws']}"
+            )
+        self._predict = jax.jit(system.predict_fns["embed"])
+        self.details: dict[str, np.ndarray] = {}
+
+    def run(self, variables, put_batch) -> dict[str, float]:
+        """Returns {metric: value}."""
+        o = self._options
+        train, test = (
+            self._collect(variables, put_batch, split) for split in (o["train_split"], o["split"])
+        )
+        # the order of records must not decide what is drawn, nor how sums are rounded
+        order = np.argsort(train["index"], kind="stable")
+        known, labels = train["gaussian"][order], train["category"][order]
+        truth = test["category"]
+        fitted = self._fit(known, labels)
+        hit = _hits(fitted, test["gaussian"], truth)
+        self.details = dict(index=test["index"], category=truth, hit=hit)
+        classes, counts = np.unique(labels, return_counts=True)
+        result = dict(
+            num_train=float(len(labels)),
+            num_objects=float(len(truth)),
+            train_top1=100.0 * float(_hits(fitted, known, labels).mean()),
+            majority=100.0 * float(np.mean(truth == classes[counts.argmax()])),
+        )
+        for suffix, groups in (("", None), ("_macro", truth)):
+            interval = bootstrap.mean_interval(
+                100.0 * hit, groups, resamples=max(o["bootstrap"], 1)
+            )
+            result[f"top1{suffix}"] = interval.value
+            if o["bootstrap"]:
+                result[f"top1{suffix}_low"] = interval.low
+                result[f"top1{suffix}_high"] = interval.high
+        for shot in o["shots"]:
+            found = []
+            for draw in range(o["draws"]):
+                rows = draw_rows(labels, shot, np.random.default_rng([o["seed"], shot, draw]))
+                fitted = self._fit(known[rows], labels[rows])
+                found.append(100.0 * _hits(fitted, test["gaussian"], truth).mean())
+            state = trials.Trials.of(found).compute()
+            result |= {f"top1_{shot}shot/{name}": value for name, value in state.items()}
+        return result
+
+    def _collect(self, variables, put_batch, split):
+        found = features.collect(
+            self._system, self._predict, variables, put_batch, split,
+            batch_size=self._options["batch_size"],
+        )  # fmt: skip
+        names = self._system.info["class_names"]
+        return features.keep_categories(found, names, self._options["exclude"])[0]
+
+    def _fit(self, known, labels):
+        """(head, classes it knows, ascending)."""
+        classes, compact = np.unique(labels, return_inverse=True)
+        penalty = self._options["inverse_penalty"]
+        return heads.Logistic.fit(known, compact, len(classes), inverse_penalty=penalty), classes
+
+
+def _hits(fitted, features, truth) -> np.ndarray:
+    """bool [Q]; False for classes that the head does not know."""
+    head, classes = fitted
+    seen = np.isin(truth, classes)
+    places = np.searchsorted(classes, np.where(seen, truth, classes[0]))
+    return seen & heads.hits(head.scores(features), places)
+
+
+def draw_rows(labels: np.ndarray, shot: int, rng: np.random.Generator) -> np.ndarray:
+    """Sorted rows with ``shot`` objects of every class, or all of a class that has fewer."""
+    rows = [rng.permutation(np.flatnonzero(labels == c))[:shot] for c in np.unique(labels)]
+    return np.sort(np.concatenate(rows))
