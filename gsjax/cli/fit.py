@@ -1,6 +1,7 @@
 """``gsjax fit``: photographs with known cameras, or a mesh, to a splat file."""
 
 import argparse
+import sys
 
 HELP = "fit Gaussians to photographs (COLMAP, nerfstudio, Blender) or to a mesh"
 
@@ -25,11 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of(args: argparse.Namespace):
-    """The config that the arguments ask for, as ``configs/scene_fit.py`` makes it."""
+    """The config that the arguments ask for, as ``configs/scene_fit.py`` makes it.
+
+    Raises:
+        ValueError: a negative number.
+    """
     import ml_collections
 
     from gsjax.systems.scene_fit import presets
 
+    for name in ("num_steps", "num_gaussians", "time_limit"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"--{name}: found {getattr(args, name):g}, expected at least 0")
     fit = presets.fit(args.strategy, args.size)
     if args.num_steps:
         fit = presets.with_steps(fit, args.num_steps)
@@ -60,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     except preemption.Preempted as stop:
         print(stop)
         return preemption.EXIT_CODE
+    except FloatingPointError as error:  # no fault of the arguments: neither 2 nor a traceback
+        print(f"gsjax fit: {error}", file=sys.stderr)
+        return 1
     held_out = {k: v for k, v in results.items() if not k.endswith("_image")}
     print(f"{args.out}/scene.ply:", ", ".join(f"{k} {v:.4g}" for k, v in held_out.items()))
     return 0

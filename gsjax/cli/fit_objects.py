@@ -10,17 +10,20 @@ import time
 
 HELP = "fit Gaussians to many meshes at once, resumable, by shards"
 EXIT_CODE = 42  # stopped in time, start me again
+RECIPES = ("fast", "paper", "modelnet10", "modelnet10_parity")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="'objects_cc0', its folder, or a folder of mesh files")
     parser.add_argument("--out", required=True, help="folder of waves; the same for all shards")
-    parser.add_argument("--recipe", choices=("fast", "paper"), default="fast")
+    parser.add_argument("--recipe", choices=RECIPES, default="fast")
     parser.add_argument("--num_steps", type=int, default=0, help="instead of the recipe's")
-    parser.add_argument("--num_gaussians", type=int, default=4096)
-    parser.add_argument("--views", type=int, default=24, help="on three rings")
+    parser.add_argument("--num_gaussians", type=int, default=0, help="0 = the recipe's")
+    parser.add_argument(
+        "--views", type=int, default=0, help="0 = 24 on three rings; ModelNet10: 64"
+    )
     parser.add_argument("--held_out", type=int, default=6, help="views between them, for scores")
-    parser.add_argument("--size", type=int, default=128, help="pixels a side")
+    parser.add_argument("--size", type=int, default=0, help="pixels; 0 = 128; ModelNet10: 800")
     parser.add_argument("--batch", type=int, default=0, help="objects a wave; 0 finds a good one")
     parser.add_argument("--devices", type=int, default=0, help="CPU cores as devices; 0 = all")
     parser.add_argument("--numbers", default="", help="only these: 3,17,200 or a JSON file of them")
@@ -43,7 +46,29 @@ def _from_engine(what: str, default: int) -> int:
     return int(named[0]) if named else default
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raises ValueError for a number that cannot be meant."""
+    least = {"num_shards": 1, "held_out": 1} | dict.fromkeys(
+        ("num_gaussians", "size", "num_steps", "batch", "devices", "sample", "limit", "time_limit"),
+        0,
+    )
+    for name, bound in least.items():
+        found = getattr(args, name)
+        if found < bound:
+            raise ValueError(f"--{name}: found {found:g}, expected at least {bound}")
+    rings = not args.recipe.startswith("modelnet10")
+    views = args.views or (24 if rings else 64)
+    if views < 6 or (rings and views % 3):
+        raise ValueError(f"--views: found {args.views}, expected a multiple of three, at least 6")
+    if args.held_out >= views:
+        raise ValueError(
+            f"--held_out: found {args.held_out}, expected less than the {views} --views that they lie "
+            "between"
+        )
+
+
 def run(args: argparse.Namespace) -> int:
+    _check(args)
     from gsjax import runtime
 
     runtime.keep_freed_memory()
@@ -57,26 +82,24 @@ def run(args: argparse.Namespace) -> int:
     from gsjax.systems.scene_fit import batch_size, collections, factory
 
     logging.set_verbosity(logging.INFO)
+    plan = _plan(args)
     items, collection = collections.load(args.source)
     items = _chosen(items, args)
-    plan = _plan(args)
-    fitted.check_identity(args.out, plan.identity(collection))
     shard = factory.shard_of(items, args.shard, args.num_shards)
+    fitted.check_identity(args.out, plan.identity(collection))
     if not plan.batch:
         plan = dataclasses.replace(plan, batch=batch_size.choose(plan, args.out))
     result = factory.run(shard, args.out, plan, stop=_stopper(args.time_limit))
-    print(json.dumps({k: round(v, 3) if v == v else None for k, v in result.items()}))
+    result = {k: round(v, 3) if v == v else None for k, v in result.items()}
+    if result["fitted"] or result["failed"]:
+        fitted.add_run(args.out, result | {"shard": args.shard, "num_shards": args.num_shards})
+    print(json.dumps(result))
     return EXIT_CODE if result["left"] else 0
 
 
 def _chosen(items, args):
     if args.numbers:
-        text = args.numbers
-        if os.path.exists(text):
-            with open(text) as file:
-                numbers = json.load(file)
-        else:
-            numbers = [int(part) for part in text.split(",")]
+        numbers = _numbers(args.numbers)
         wrong = [n for n in numbers if not 0 <= n < len(items)]
         if wrong:
             raise ValueError(f"--numbers: {wrong[:3]} are not among the {len(items)} objects")
@@ -84,6 +107,20 @@ def _chosen(items, args):
     if args.sample:
         items = _sampled(items, args.sample)
     return items[: args.limit] if args.limit else items
+
+
+def _numbers(text):
+    """Of '3,17,200', or of a JSON file that holds a list."""
+    try:
+        if os.path.exists(text):
+            with open(text) as file:
+                return [int(number) for number in json.load(file)]
+        return [int(part) for part in text.split(",")]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"--numbers: found {text!r}, expected whole numbers such as 3,17,200, or the name of a "
+            "JSON file that lists them"
+        ) from error
 
 
 def _sampled(items, count):
@@ -99,20 +136,23 @@ def _sampled(items, count):
 
 
 def _plan(args):
-    from gsjax.systems.scene_fit import factory
+    from gsjax.systems.scene_fit import factory, modelnet
 
-    if args.views % 3 or args.views < 6:
-        raise ValueError(f"--views: found {args.views}, expected a multiple of three, at least 6")
     recipe = factory.RECIPES[args.recipe]
-    changes = {"num_gaussians": args.num_gaussians}
+    changes = {"num_gaussians": args.num_gaussians or recipe.num_gaussians}
     if args.num_steps:
         share = args.num_steps / recipe.num_steps
         changes |= {
             "num_steps": args.num_steps, "refine_start": int(recipe.refine_start * share),
             "refine_stop": int(recipe.refine_stop * share),
+            "sh_every": max(1, round(recipe.sh_every * share)),
+            "reset_every": max(1, round(recipe.reset_every * share)),
         }  # fmt: skip
     recipe = dataclasses.replace(recipe, **changes)
-    views = factory.view_recipe(args.views, args.size)
+    if args.recipe in modelnet.RECIPES:
+        views = modelnet.view_recipe(args.views, args.size)
+    else:
+        views = factory.view_recipe(args.views or 24, args.size or 128)
     return factory.Plan(recipe, views, num_held_out=args.held_out, batch=args.batch)
 
 

@@ -96,7 +96,7 @@ def _finish(study: dict, item: dict, workdir: pathlib.Path) -> dict:
         seed=seed,
         config_hash=digest,
         commit=_commit(),
-        seconds=round(time.monotonic() - began, 1),
+        seconds=round(metrics.get("seconds", time.monotonic() - began), 1),
         versions=logs.versions(),
         metrics=metrics,
         outcomes=outcomes,
@@ -183,11 +183,8 @@ def _fit_objects(config, folder):
 
     options = [f"--{name}={value}" for name, value in config.options.items()]
     command = [sys.executable, "-m", "gsjax.cli.main", "fit-objects", config.data.source]
-    began = time.monotonic()
     subprocess.run([*command, f"--out={folder}", *options], check=True)
-    minutes = (time.monotonic() - began) / 60
-    result = fitted_statistics.statistics(folder)
-    return result | {"objects_per_minute": round(result["objects"] / minutes, 2)}, {}
+    return fitted_statistics.statistics(folder), {}
 
 
 _KINDS = dict(

@@ -20,6 +20,7 @@ from gsjax.data import discs, features
 VERSION = 1
 IDENTITY = "identity.json"
 FAILURES = "failures.jsonl"
+RUNS = "runs.jsonl"
 _PATTERN = "wave-*.npz"
 # Gaussians of a record and the types they are stored in.
 FIELDS = {
@@ -137,6 +138,19 @@ def add_failure(folder, number: int, uid: str, reason: str) -> None:
     """Remembers an object that could not be fitted, so that it does not stop the others."""
     with open(pathlib.Path(folder) / FAILURES, "a") as file:
         file.write(json.dumps({"number": number, "uid": uid, "reason": reason}) + "\n")
+
+
+def add_run(folder, about: Mapping) -> None:
+    """Remembers what one run did here and how long it took: a line of ``runs.jsonl``."""
+    with open(pathlib.Path(folder) / RUNS, "a") as file:
+        file.write(json.dumps(dict(about)) + "\n")
+
+
+def run_seconds(folder) -> float:
+    """Seconds of all runs that finished or were stopped in time; killed ones leave no line."""
+    path = pathlib.Path(folder) / RUNS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return sum(json.loads(line)["seconds"] for line in lines)
 
 
 def read(folder) -> Iterator[Fitted]:

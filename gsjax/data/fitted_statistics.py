@@ -21,8 +21,8 @@ def statistics(folder) -> dict:
 
     Returns:
         objects, failed, categories, train, test, gaussians (mean), psnr, psnr_inside and ssim
-        (mean and quantiles 0, 5, 50, 95, 100), worst (names of the lowest PSNR), bytes (of the files
-        an object).
+        (mean and quantiles 0, 5, 50, 95, 100), worst (names of the lowest PSNR), seconds and
+        objects_per_minute (of the runs that ended), bytes (of the files an object).
     """
     items = list(fitted.read(folder))
     sides = collections.Counter(item.about["split"] for item in items)
@@ -42,6 +42,9 @@ def statistics(folder) -> dict:
             result[f"{name}_quantiles"] = [round(float(v), 4) for v in quantiles]
     worst = sorted(items, key=lambda item: item.scores["psnr"])[:5]
     result["worst"] = {item.about["uid"]: round(item.scores["psnr"], 2) for item in worst}
+    if seconds := fitted.run_seconds(folder):
+        result["seconds"] = round(seconds, 1)
+        result["objects_per_minute"] = round(60 * len(items) / seconds, 2)
     result["bytes"] = fitted.size_bytes(folder) // len(items)
     return result
 

@@ -17,6 +17,7 @@ FILE = "batch_size.json"
 _MEMORY_SHARE = 0.8
 _FAST_ENOUGH = 0.95  # of the best rate
 _MOST = 256
+MOST_IN_SEQUENCE = 16  # a program that fits one after the other gains nothing from more
 _STEPS = 50
 _CPU_BYTES = 2**31  # a device of a CPU has no memory of its own: a modest share
 
@@ -33,7 +34,7 @@ def choose(plan, folder) -> int:
     name = f"{jax.devices()[0].device_kind} x {mesh.size}"
     if name in known:
         return known[name]["batch"]
-    most = 16 if mode == "map" else _MOST  # objects in sequence gain nothing from more
+    most = MOST_IN_SEQUENCE if mode == "map" else _MOST
     rates = measure(plan.recipe, plan.views, mesh, mode, most)
     if not rates:
         raise ValueError(
@@ -53,19 +54,26 @@ def measure(recipe: Recipe, views, mesh, mode: str, most: int) -> dict[int, floa
     recipe = dataclasses.replace(recipe, refine_every=_STEPS)
     size, rates = mesh.size, {}
     while size <= most:
-        arguments = _dummies(recipe, views, size)
-        if many.memory_bytes(recipe, *arguments, mesh, mode) > limit_bytes():
+        placed, current = many.place(_dummies(recipe, views, size), mesh)
+        program = many.advance.lower(recipe, placed, current, _STEPS, mesh, mode).compile()
+        if device_bytes(program) > limit_bytes():
             break
-        placed = many.place(arguments, mesh)
-        current, _ = many.advance(recipe, *placed, _STEPS, mesh, mode)
-        jax.block_until_ready(current)
+        # Arrays without elements come back on all devices; placed, they go in again.
+        current = many.place(jax.block_until_ready(program(placed, current))[0], mesh)
         begin = time.perf_counter()
-        jax.block_until_ready(many.advance(recipe, placed[0], current, _STEPS, mesh, mode))
+        jax.block_until_ready(program(placed, current))
         rates[size] = round(size * _STEPS / (time.perf_counter() - begin), 2)
         if len(rates) > 2 and rates[size] < 0.8 * max(rates.values()):
             break
         size *= 2
     return rates
+
+
+def device_bytes(program) -> int:
+    """What one device needs to run a compiled program, arguments included; as `many.memory_bytes`."""
+    stats = program.memory_analysis()
+    total = sum(getattr(stats, f"{part}_size_in_bytes") for part in ("argument", "output", "temp"))
+    return int(total - stats.alias_size_in_bytes)
 
 
 def limit_bytes() -> int:

@@ -9,20 +9,23 @@ from gsjax.io import meshes
 from gsjax.systems.scene_fit.factory import Item
 
 NO_CATEGORY = "object"
+_SUFFIXES = (".obj", ".off", ".glb", ".stl", ".npz")
+_SPLITS = ("train", "test")
 
 
 def load(source: str, split: str = "v2") -> tuple[list[Item], str]:
     """Objects of a collection, numbered in a fixed order.
 
     Args:
-      source: 'objects_cc0', found by $GSJAX_DATA, or its folder; or a folder of mesh files.
+      source: 'objects_cc0', found by $GSJAX_DATA, or its folder; a folder laid out as ModelNet10 is
+        (<class>/train/*.off, <class>/test/*.off); or any folder of mesh files.
       split: of objects_cc0.
 
     Returns:
       Items, and the collection's identity.
 
     Raises:
-      ValueError: the folder holds neither.
+      ValueError: the folder holds none of these.
     """
     folder = pathlib.Path(source)
     if source == "objects_cc0":
@@ -34,7 +37,18 @@ def load(source: str, split: str = "v2") -> tuple[list[Item], str]:
         folder = pathlib.Path(root) / source
     if (folder / "index.jsonl").exists():
         return _objects_cc0(folder, split)
-    return _mesh_files(folder)
+    paths = _mesh_paths(folder)
+    modelnet = paths and all(_in_modelnet_layout(path.relative_to(folder)) for path in paths)
+    about = _about_modelnet if modelnet else _about_file
+    items = [
+        Item(number, about(path.relative_to(folder)), lambda path=path: meshes.read(path))
+        for number, path in enumerate(paths)
+    ]
+    listing = "\n".join(
+        f"{item.about['uid']} {path.stat().st_size}"
+        for item, path in zip(items, paths, strict=True)
+    )
+    return items, f"{'modelnet' if modelnet else 'files'} {features.stable_seed(listing):016x}"
 
 
 def _objects_cc0(folder, split):
@@ -56,27 +70,41 @@ def _mesh_of(collection, number) -> Callable[[], meshes.Mesh]:
     return lambda: mesh_views.from_objects_cc0(collection.mesh(number))
 
 
-def _mesh_files(folder):
-    """One object a file; the folder a file lies in is its category, 'test' in the path its split."""
-    suffixes = (".obj", ".off", ".glb", ".stl", ".npz")
-    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes]
+def _mesh_paths(folder):
+    """Mesh files of a folder; archives packed on a Mac hold hidden doubles of every file."""
+    paths = [
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")
+    ]
     if not paths:
         raise ValueError(
-            f"source: {folder} holds neither index.jsonl nor mesh files ({', '.join(suffixes)})"
+            f"source: {folder} holds neither index.jsonl nor mesh files ({', '.join(_SUFFIXES)})"
         )
-    items = []
-    for number, path in enumerate(paths):
-        parts = [part for part in path.relative_to(folder).parts[:-1] if part not in _SPLITS]
-        name = path.stem.replace("_", " ")
-        about = {
-            "uid": path.relative_to(folder).with_suffix("").as_posix(), "name": name,
-            "category": parts[0] if parts else NO_CATEGORY, "captions": [f"a {name}"],
-            "colored": True,
-            "split": "test" if "test" in path.relative_to(folder).parts else "train",
-        }  # fmt: skip
-        items.append(Item(number, about, lambda path=path: meshes.read(path)))
-    listing = "\n".join(f"{item.about['uid']} {p.stat().st_size}" for item, p in zip(items, paths))
-    return items, f"files {features.stable_seed(listing):016x}"
+    return paths
 
 
-_SPLITS = ("train", "test")
+def _in_modelnet_layout(path) -> bool:
+    return len(path.parts) == 3 and path.parts[1] in _SPLITS and path.suffix.lower() == ".off"
+
+
+def _about_modelnet(path) -> dict:
+    """Category and split are folders; the file's name is a number of the class, not a name."""
+    category, split, _ = path.parts
+    name = category.replace("_", " ")
+    article = "an" if name[0] in "aeiou" else "a"
+    return {
+        "uid": path.with_suffix("").as_posix(), "name": name, "category": category,
+        "captions": [f"{article} {name}"], "colored": False, "split": split,
+    }  # fmt: skip
+
+
+def _about_file(path) -> dict:
+    """The outermost folder is the category, 'test' anywhere in the path the split."""
+    parts = [part for part in path.parts[:-1] if part not in _SPLITS]
+    name = path.stem.replace("_", " ")
+    return {
+        "uid": path.with_suffix("").as_posix(), "name": name,
+        "category": parts[0] if parts else NO_CATEGORY, "captions": [f"a {name}"],
+        "colored": True, "split": "test" if "test" in path.parts else "train",
+    }  # fmt: skip

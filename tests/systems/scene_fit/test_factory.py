@@ -9,11 +9,12 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gsjax.data import fitted, prepare, store
-from gsjax.systems.scene_fit import batch_size, collections, factory, many
+from gsjax.systems.scene_fit import batch_size, collections, factory, many, steps
 
 _STEPS, _NUM = 20, 64
 
@@ -73,9 +74,10 @@ def whole(items, tmp_path_factory):
     return folder
 
 
-def test_results_do_not_depend_on_waves_shards_or_order(items, whole, tmp_path):
+@pytest.mark.parametrize("batch", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_results_do_not_depend_on_waves_shards_or_order(items, whole, tmp_path, batch):
     for shard in (1, 0):
-        _run(factory.shard_of(items[0], shard, 2), tmp_path, _plan(batch=3))
+        _run(factory.shard_of(items[0], shard, 2), tmp_path, _plan(batch))
     _assert_same(_fitted(whole), _fitted(tmp_path))
 
 
@@ -99,6 +101,90 @@ def test_a_bad_mesh_is_noted_and_passed_over(items, tmp_path):
     assert _run(chosen, tmp_path, _plan())["fitted"] == 0
 
 
+def _spoil(monkeypatch, first, second=()):
+    """Rotations that are NaN, hence gradients, in the first and second attempts at these objects."""
+    sound = factory.prepare
+
+    def prepare(item, plan):
+        ready = sound(item, plan)
+        if item.number in (second if plan.retried else first):
+            broken = ready.params | {"quats": np.full_like(ready.params["quats"], np.nan)}
+            ready = dataclasses.replace(ready, params=broken)
+        return ready
+
+    monkeypatch.setattr(factory, "prepare", prepare)
+
+
+def _light(monkeypatch, plan):
+    """Steps that cost little to compile and still show their rates; the plan of a seed of its own,
+    since programs are remembered by their recipe."""
+
+    def one_step(recipe, views, state):
+        rate = 1 - 20 * recipe.lr_means
+        params = {name: value * rate for name, value in state.params.items()}
+        finite = state.ok & jnp.stack([jnp.isfinite(x).all() for x in params.values()]).all()
+        zero = jnp.float32(0)
+        state = state._replace(params=params, step=state.step + 1, ok=finite)
+        return state, {"loss": zero, "psnr": zero}
+
+    monkeypatch.setattr(steps, "one_step", one_step)
+    monkeypatch.setattr(steps, "refine", lambda recipe, state: state)
+    return dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, seed=99))
+
+
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_diverged_is_tried_once_more_at_half_the_rates(items, tmp_path, monkeypatch, real):
+    plan = _plan() if real else _light(monkeypatch, _plan())
+    folders = [tmp_path / name for name in ("sound", "spoiled", "alone")]
+    for folder in folders[:2]:
+        fitted.check_identity(folder, plan.identity(items[1]))
+    sound, spoiled, alone = folders
+    _run(items[0], sound, plan)
+    with monkeypatch.context() as patched:
+        _spoil(patched, {1, 3}, {3})
+        result = _run(items[0], spoiled, plan)
+    assert [result[k] for k in ("fitted", "retried", "failed", "left")] == [4, 1, 1, 0]
+    found, expected = _fitted(spoiled), _fitted(sound)
+    assert found[1].scores["retried"] == 1
+    assert list(fitted.failed(spoiled)) == [3] and "diverged twice" in fitted.failed(spoiled)[3]
+    assert not any("retried" in found[number].scores for number in (0, 2, 4))
+    _assert_same({n: found[n] for n in (0, 2, 4)}, {n: expected[n] for n in (0, 2, 4)})
+    assert (spoiled / fitted.IDENTITY).read_text() == (sound / fitted.IDENTITY).read_text()
+    # The retry is a fit from the beginning, at these rates, and no other.
+    gentle = factory.gentler(plan, 1).recipe
+    assert (gentle.lr_means, gentle.lr_opacities) == (0.5e-3, 2.5e-2)
+    assert gentle.lr_means_final == plan.recipe.lr_means_final
+    alone.mkdir()
+    _run(items[0][1:2], alone, dataclasses.replace(plan, recipe=gentle))
+    _assert_same({1: found[1]}, _fitted(alone))
+    assert (found[1].gaussians["means"] != expected[1].gaussians["means"]).any()
+    again = _run(items[0], spoiled, plan)
+    assert again["fitted"] == again["failed"] == again["left"] == 0
+
+
+def test_stopped_after_every_wave_it_retries_once_all_the_same(items, tmp_path, monkeypatch):
+    _spoil(monkeypatch, {1, 3}, {3})
+    plan = _light(monkeypatch, _plan())
+    attempts, fit = [], factory.many.fit
+    monkeypatch.setattr(
+        factory.many, "fit", lambda recipe, *rest: attempts.append(recipe) or fit(recipe, *rest)
+    )
+    left = []
+    while (not left or left[-1]) and len(left) < 9:
+        left.append(_run(items[0], tmp_path, plan, stop=lambda: True)["left"])
+    # Waves (0, 1), (2, 3), (4), then the retries of 1 and 3 together.
+    assert left == [4, 3, 2, 0]
+    assert [recipe.lr_means for recipe in attempts] == [1e-3, 1e-3, 1e-3, 0.5e-3]
+    assert set(_fitted(tmp_path)) == {0, 1, 2, 4} and set(fitted.failed(tmp_path)) == {3}
+    assert _fitted(tmp_path)[1].scores["retried"] == 1
+
+
+def test_a_note_cut_short_by_a_kill_is_passed_over(tmp_path):
+    assert factory.diverged(tmp_path) == set()
+    (tmp_path / factory.DIVERGED).write_text('{"number": 4, "uid": "a"}\n{"number": 5, "ui')
+    assert factory.diverged(tmp_path) == {4}
+
+
 def test_other_settings_want_another_folder(items, whole):
     other = dataclasses.replace(_plan(), num_held_out=3)
     with pytest.raises(ValueError, match="held_out"):
@@ -113,12 +199,17 @@ def test_fitted_objects_are_a_data_set(whole, tmp_path):
     assert meta["splits"] == {"train": 5} and meta["categories"] == ["flat", "tall"]
 
 
-def test_the_batch_is_measured_once(tmp_path):
-    plan = _plan(batch=0)
-    assert batch_size.choose(plan, tmp_path) >= 1
+@pytest.mark.slow
+def test_the_batch_is_measured_once(tmp_path, monkeypatch):
+    one = many.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(many, "make_mesh", lambda: one)
+    monkeypatch.setattr(batch_size, "MOST_IN_SEQUENCE", 2)
+    plan = _light(monkeypatch, _plan(batch=0))
+    assert batch_size.choose(plan, tmp_path) in (1, 2)
     path = tmp_path / batch_size.FILE
     known = json.loads(path.read_text())
     for value in known.values():
+        assert set(value["object_steps_per_second"]) == {"1", "2"}
         value["batch"] = 77
     path.write_text(json.dumps(known))
     assert batch_size.choose(plan, tmp_path) == 77

@@ -1,6 +1,5 @@
 """Many scenes at once give what each gives alone."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,11 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.systems.scene_fit import many, steps
+from gsjax.systems.scene_fit import many
 from tests.systems.scene_fit import scenes
-from tests.systems.scene_fit.test_steps import RECIPE
-
-SMALL = dataclasses.replace(RECIPE, num_steps=80, sh_degree=0)
+from tests.systems.scene_fit.test_steps import RECIPE, advance
 
 
 def _stacked(trees):
@@ -22,29 +19,31 @@ def _stacked(trees):
 def _scenes(count):
     views = [scenes.views(seed) for seed in range(count)]
     keys = many.keys(0, np.arange(count))
-    states = [scenes.first(SMALL, seed, v)._replace(key=np.asarray(jax.random.key_data(keys[seed])))
+    states = [scenes.first(RECIPE, seed, v)._replace(key=np.asarray(jax.random.key_data(keys[seed])))
               for seed, v in enumerate(views)]  # fmt: skip
     return views, states
 
 
 @functools.cache
 def _alone():
-    advance = jax.jit(steps.advance, static_argnums=(0, 3))
     results = []
     for views, state in zip(*_scenes(4), strict=True):
-        for _ in range(2):
-            state, _ = advance(SMALL, views, state, 40)
+        for _ in range(5):
+            state, _ = advance()(RECIPE, views, state, 40)
         results.append(jax.device_get(state))
     return _stacked(results)
 
 
-@pytest.mark.parametrize("mode, devices", [("map", 1), ("map", 2), ("vmap", 2)])
+@pytest.mark.parametrize(
+    "mode, devices",
+    [("map", 1), *(pytest.param(mode, 2, marks=pytest.mark.slow) for mode in many.MODES)],
+)
 def test_a_wave_equals_single_fits(mode, devices):
     if len(jax.devices()) < devices:
         pytest.skip(f"needs {devices} devices")
     views, states = _scenes(4)
     mesh = many.make_mesh(jax.devices()[:devices])
-    state, _ = many.fit(SMALL, _stacked(views), _stacked(jax.device_get(states)), mesh, mode)
+    state, _ = many.fit(RECIPE, _stacked(views), _stacked(jax.device_get(states)), mesh, mode)
     state, alone = jax.device_get(state), _alone()
     assert state.ok.all()
     for name, value in alone.params.items():
@@ -62,7 +61,7 @@ def test_a_broken_scene_does_not_touch_the_others():
     sh0 = states[1].params["sh0"].at[0].set(jnp.nan)
     states[1] = states[1]._replace(params=states[1].params | {"sh0": sh0})
     mesh = many.make_mesh(jax.devices()[:1])
-    state, _ = many.fit(SMALL, _stacked(views), _stacked(jax.device_get(states)), mesh, "map")
+    state, _ = many.fit(RECIPE, _stacked(views), _stacked(jax.device_get(states)), mesh, "map")
     state, alone = jax.device_get(state), _alone()
     assert list(state.ok) == [True, False, True, True]
     for place in (0, 2, 3):
@@ -75,4 +74,4 @@ def test_a_number_of_scenes_that_devices_do_not_divide_is_refused():
     views, states = _scenes(3)
     mesh = many.make_mesh(jax.devices()[:2])
     with pytest.raises(ValueError, match="multiple of the 2 devices"):
-        many.advance(SMALL, _stacked(views), _stacked(jax.device_get(states)), 40, mesh, "map")
+        many.advance(RECIPE, _stacked(views), _stacked(jax.device_get(states)), 40, mesh, "map")

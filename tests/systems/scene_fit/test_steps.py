@@ -14,23 +14,25 @@ from tests.systems.scene_fit import scenes
 
 RECIPE = Recipe(
     num_steps=200, num_gaussians=80, sh_degree=1, sh_every=50, refine_start=20, refine_stop=150,
-    refine_every=40, reset_every=80, lr_means=1e-3, background="random", noise_lr=5e3,
+    refine_every=40, reset_every=1000, lr_means=1e-3, background="random", noise_lr=5e3,
+    grow_grad=1e-4,
 )  # fmt: skip
 
 
 @functools.cache
-def _advance():
+def advance():
+    """`steps.advance`, compiled once for all tests of a recipe."""
     return jax.jit(steps.advance, static_argnums=(0, 3))
 
 
 @pytest.mark.parametrize("strategy", ["mcmc", "default"])
 def test_pictures_improve_and_counts_are_kept(strategy):
-    recipe = dataclasses.replace(RECIPE, strategy=strategy, grow_grad=1e-4, reset_every=1000)
+    recipe = dataclasses.replace(RECIPE, strategy=strategy)
     views = scenes.views(0)
     current = scenes.first(recipe, 0, views, used=60)
     psnr = []
     for _ in range(5):
-        current, metrics = _advance()(recipe, views, current, 40)
+        current, metrics = advance()(recipe, views, current, 40)
         psnr.append(float(metrics["psnr"].mean()))
     assert psnr[-1] > psnr[0] + 2 and psnr[-1] > 21, psnr
     assert int(current.step) == 200 and bool(current.ok)
@@ -53,7 +55,7 @@ def test_a_gradient_that_is_not_finite_freezes_the_scene():
     broken = current._replace(
         params=current.params | {"sh0": current.params["sh0"].at[0].set(jnp.nan)}
     )
-    after, _ = _advance()(RECIPE, views, broken, 40)
+    after, _ = advance()(RECIPE, views, broken, 40)
     assert not bool(after.ok) and int(after.step) == 40
     for name, value in after.params.items():
         np.testing.assert_array_equal(value, broken.params[name])
@@ -64,9 +66,9 @@ def test_sh_bands_enter_one_by_one_without_a_new_program():
     np.testing.assert_array_equal(model.sh_mask(2, jnp.int32(0)), np.zeros(8))
     views = scenes.views(0)
     current = scenes.first(RECIPE, 0, views)
-    current, _ = _advance()(RECIPE, views, current, 40)
+    current, _ = advance()(RECIPE, views, current, 40)
     assert not np.any(current.params["shN"])
-    current, _ = _advance()(RECIPE, views, current, 40)
+    current, _ = advance()(RECIPE, views, current, 40)
     assert np.any(current.params["shN"])
 
 
