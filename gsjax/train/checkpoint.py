@@ -109,6 +109,20 @@ def _layout(tree) -> dict[str, list]:
     return {p: [list(x.shape), str(x.dtype)] for p, x in state_lib.flat(tree).items()}
 
 
+def _stored(tree) -> dict:
+    """Path -> leaf of those with elements; orbax refuses the others, whose shape says all."""
+    return {p: x for p, x in state_lib.flat(tree).items() if x.size}
+
+
+def _empty(abstract) -> dict:
+    """The leaves that are not stored."""
+    return {
+        p: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding)
+        for p, x in state_lib.flat(abstract).items()
+        if not x.size
+    }
+
+
 class Checkpoints:
     """The checkpoints of a run folder. Every process calls every method, in the same order."""
 
@@ -153,7 +167,7 @@ class Checkpoints:
         if step not in self.steps:
             meta = {**info, "leaves": _layout(state), "digests": digests(state), "step": step}
             bundle = {
-                "state": state_lib.nested(state_lib.flat(state)),
+                "state": state_lib.nested(_stored(state)),
                 "data": _pack(data),
                 "meta": _pack(meta),
             }
@@ -218,9 +232,10 @@ class Checkpoints:
         return result
 
     def _load(self, folder, abstract_state, meta: dict) -> Restored:
-        wanted = {"state": state_lib.nested(state_lib.flat(abstract_state)), "data": _TEXT}
+        wanted = {"state": state_lib.nested(_stored(abstract_state)), "data": _TEXT}
         loaded = _load(folder, wanted)
-        state = state_lib.refill(abstract_state, state_lib.flat(loaded["state"]))
+        leaves = _empty(abstract_state) | state_lib.flat(loaded["state"])
+        state = state_lib.refill(abstract_state, leaves)
         _check_digests(state, meta["digests"])
         return Restored(meta["step"], state, _unpack(loaded["data"], "data"), meta)
 
@@ -393,7 +408,7 @@ def _sources(abstract_variables, leaves: dict) -> list[tuple[str, str]]:
         kind, _, rest = path.partition("/")
         names = [f"ema/{rest}", path] if kind == "params" else [f"collections/{path}"]
         for name in names:
-            if name in leaves and leaves[name][0] == list(struct.shape):
+            if struct.size and name in leaves and leaves[name][0] == list(struct.shape):
                 pairs.append((path, name))
                 break
     return pairs

@@ -17,6 +17,7 @@ def tree(value=1.0):
         "opt_state": (jnp.zeros((64, 64)), {"count": jnp.int32(7)}),
         "flag": jnp.array([True, False]),
         "half": jnp.arange(6, dtype=jnp.bfloat16),
+        "empty": jnp.zeros((4, 0, 3)),  # the higher bands of SH degree 0
     }
 
 
