@@ -50,8 +50,9 @@ def test_a_wave_equals_single_fits(mode, devices):
         found = state.params[name]
         if mode == "map" and devices == 1:
             np.testing.assert_array_equal(found, value)
-        elif mode == "map":  # another program: roundings of the last bit
-            np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-4)
+        elif mode == "map":  # another program: roundings of the last bit, which 200 steps amplify
+            np.testing.assert_allclose(found, value, atol=5e-3)
+            assert np.median(np.abs(found - value)) < 1e-5
         else:  # sums in another order, and Adam divides small gradients by their own size
             assert value.size == 0 or np.median(np.abs(found - value)) < 1e-4
 

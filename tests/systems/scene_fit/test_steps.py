@@ -108,6 +108,14 @@ def test_depth_loss_by_hand():
     assert float(losses.disparity(depth, target, alpha, 3.0)) == pytest.approx(3 * 0.25)
 
 
+def test_regularizers_by_hand():
+    opacities, alive = jnp.array([0.2, 0.6, 0.9]), jnp.array([True, True, False])
+    scales = jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0], [9.0, 9.0, 9.0]])
+    found = losses.regularizers(opacities, scales, alive)
+    np.testing.assert_allclose(found, (0.4, 2.0), rtol=1e-6)
+    np.testing.assert_array_equal(losses.regularizers(opacities, scales, alive & False), (0, 0))
+
+
 def test_half_resolution_averages_pixels_and_halves_the_camera():
     views = scenes.views(0)
     half = state.Views(*[None if x is None else jnp.asarray(x) for x in views]).halved()
