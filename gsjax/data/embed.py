@@ -1,6 +1,6 @@
 """Makes embedding caches: runs frozen towers once over a data set's pictures and captions.
 
-    python -m gsjax.data.embed --dataset_dir=DIR --towers=FILE [--out=DIR]
+    python -m gsjax.data.embed --dataset_dir=DIR --towers=FILE [--out=DIR] [--shard=i --num_shards=n]
 
 ``ensure`` does the same from a config and is what systems call. The input pipeline never runs this
 module: it reads the cache through ``gsjax.data.embeddings``.
@@ -9,6 +9,7 @@ module: it reads the cache through ``gsjax.data.embeddings``.
 import argparse
 import concurrent.futures
 import importlib.resources
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -78,8 +79,7 @@ def default_folder(dataset_dir, key: embeddings.CacheKey) -> epath.Path:
 def ensure(dataset_dir, data_config) -> epath.Path:
     """Makes the cache for a data set unless it is there, and returns its folder.
 
-    With several processes, the first one works and the others wait; where they do not share a file
-    system, each makes its own.
+    Several processes share the work; where they do not share a file system, each makes its own.
 
     Args:
         dataset_dir: a prepared set (``prepare.ensure``).
@@ -92,11 +92,12 @@ def ensure(dataset_dir, data_config) -> epath.Path:
     towers = resolve_towers(data_config)
     key = cache_key(dataset_dir, towers)
     folder = default_folder(dataset_dir, key)
-    if jax.process_index() == 0 and not embeddings.is_complete(folder):
-        make(dataset_dir, towers, folder)
-    if jax.process_count() > 1:
+    index, count = jax.process_index(), jax.process_count()
+    if not embeddings.is_complete(folder):
+        make(dataset_dir, towers, folder, shard=index, num_shards=count)
+    if count > 1:
         multihost_utils.sync_global_devices("gsjax embedding cache")
-        if not embeddings.is_complete(folder):  # the first process has another disk
+        if not embeddings.is_complete(folder):  # the other processes have other disks
             make(dataset_dir, towers, folder)
     return folder
 
@@ -110,14 +111,29 @@ def open_cache(dataset_dir, data_config) -> embeddings.EmbeddingCache:
     return embeddings.EmbeddingCache.open(ensure(dataset_dir, data_config), key)
 
 
-def make(dataset_dir, towers: towers_lib.Towers, folder) -> None:
+def make(
+    dataset_dir, towers: towers_lib.Towers, folder, *, shard: int = 0, num_shards: int = 1
+) -> bool:
     """Embeds every record of every split into ``folder``; goes on where an earlier call stopped.
 
-    ``score`` of a view is its cosine with the captions' embeddings, averaged over the captions.
+    ``score`` of a view is its cosine with the captions' embeddings, averaged over the captions. All
+    devices of this process work on each batch. Whoever finds all files written makes the cache whole.
+
+    Args:
+        dataset_dir: a prepared set.
+        towers: the frozen pair.
+        folder: of the cache; the same for all shards.
+        shard, num_shards: this call writes every num_shards-th file of the cache.
+
+    Returns:
+        Whether the cache is complete.
 
     Raises:
-        ValueError: a record without pictures, or views that differ in number.
+        ValueError: not 0 <= shard < num_shards, a record without pictures, or views that differ in
+            number.
     """
+    if not 0 <= shard < num_shards:
+        raise ValueError(f"shard: found {shard} of {num_shards}, expected 0 <= shard < num_shards")
     sizes = store.split_sizes(dataset_dir)
     fields = ("uid", "captions", "views")
     splits = [store.open_split(dataset_dir, split, fields=fields) for split in sorted(sizes)]
@@ -136,29 +152,40 @@ def make(dataset_dir, towers: towers_lib.Towers, folder) -> None:
         shard_records=max(64, min(4096, _SHARD_BYTES // (2 * num_views * towers.dim))),
     )
     encode = _Encoder(towers)
-    started = time.monotonic()
-    for shard, low, high in writer.pending():
+    started, done = time.monotonic(), 0
+    logging.info("towers %s, licence of the weights: %s", towers.name, towers.licence)
+    own = [file for file in writer.pending() if file[0] % num_shards == shard]
+    for number, low, high in own:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             records = list(pool.map(lambda place: _read(towers, *place), places[low:high]))
-        writer.write_shard(shard, list(_embed(records, num_views, encode)))
+        writer.write_shard(number, list(_embed(records, num_views, encode)))
+        done += high - low
         seconds = time.monotonic() - started
         logging.info(
-            "embedded %d of %d records, %d views each, %.1f s",
-            high,
+            "embedded %d records of %d, %d views each, %.0f views a second",
+            done,
             len(places),
             num_views,
-            seconds,
+            done * num_views / seconds,
         )
+    if writer.pending():
+        logging.info("the other shards of %s are still to come", folder)
+        return False
     names = store.category_names(dataset_dir)
     tables = {
         name: class_table(names, sentences, encode)
         for name, sentences in templates.TEMPLATES.items()
     }
-    seconds = time.monotonic() - started
-    writer.finish(names, tables, dict(seconds=round(seconds, 1), backend=jax.default_backend()))
-    logging.info(
-        "embedding cache %s: %.0f views a second", folder, len(places) * num_views / seconds
+    provenance = dict(
+        seconds=round(time.monotonic() - started, 1),
+        records_of_this_run=done,
+        backend=jax.default_backend(),
+        devices=jax.local_device_count(),
+        licence=towers.licence,
     )
+    writer.finish(names, tables, provenance)
+    logging.info("embedding cache %s is complete", folder)
+    return True
 
 
 def _read(towers: towers_lib.Towers, records: store.Records, position: int) -> dict:
@@ -219,13 +246,20 @@ class _Encoder:
 
 
 def _in_batches(function: Callable, inputs: np.ndarray) -> np.ndarray:
-    """Applies a compiled function to batches of one size; the last is filled with its last row."""
+    """Applies a compiled function to batches of one size; the last is filled with its last row.
+
+    A batch is split over as many devices of this process as divide it.
+    """
+    devices = jax.local_devices()[: math.gcd(_BATCH, jax.local_device_count())]
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     results = []
     for start in range(0, len(inputs), _BATCH):
         batch = inputs[start : start + _BATCH]
         short = _BATCH - len(batch)
         filled = np.concatenate([batch, np.repeat(batch[-1:], short, axis=0)]) if short else batch
-        results.append(np.asarray(function(filled), np.float32)[: len(batch)])
+        found = function(jax.device_put(filled, rows))
+        results.append(np.asarray(found, np.float32)[: len(batch)])
     return np.concatenate(results)
 
 
@@ -237,13 +271,19 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True, help="folder of a prepared set")
     parser.add_argument("--towers", required=True, help="exported weight file, or KIND:PATH")
     parser.add_argument("--out", default="", help="cache folder; default: beside the data set")
+    parser.add_argument("--shard", type=int, default=0)
+    parser.add_argument("--num_shards", type=int, default=1, help="calls that share the work")
     options = parser.parse_args()
     logging.set_verbosity(logging.INFO)
     towers = towers_lib.load(options.towers, weights.open_state_dict)
     key = cache_key(options.dataset_dir, towers)
     folder = epath.Path(options.out or default_folder(options.dataset_dir, key))
-    if not embeddings.is_complete(folder):
-        make(options.dataset_dir, towers, folder)
+    share = dict(shard=options.shard, num_shards=options.num_shards)
+    if not embeddings.is_complete(folder) and not make(
+        options.dataset_dir, towers, folder, **share
+    ):
+        print(f"{folder}: shard {options.shard} of {options.num_shards} is done")
+        return
     cache = embeddings.EmbeddingCache.open(folder, key)
     print(f"{folder}: {len(cache)} records, {cache.num_views} views, D = {cache.dim}")
 

@@ -105,6 +105,22 @@ def test_an_interrupted_run_is_finished_not_repeated(dataset, data_config, monke
     assert len(seen) == 73 - 64
 
 
+def test_shards_share_the_work_and_the_last_one_completes_it(dataset, data_config):
+    config = _config(**data_config)
+    pair = embed.resolve_towers(config)
+    key, folder = embed.cache_key(dataset, pair), dataset.parent / "shared"
+    assert not embed.make(dataset, pair, folder, shard=1, num_shards=2)
+    assert not embeddings.is_complete(folder)
+    assert embed.make(dataset, pair, folder, shard=0, num_shards=2)
+    shared = embeddings.EmbeddingCache.open(folder, key)
+    alone = embed.open_cache(dataset, config)
+    for uid in ("train/3", "train/68", "test/2"):
+        np.testing.assert_array_equal(shared[uid]["image_embed"], alone[uid]["image_embed"])
+        np.testing.assert_array_equal(shared[uid]["score"], alone[uid]["score"])
+    with pytest.raises(ValueError, match="found 2 of 2"):
+        embed.make(dataset, pair, folder, shard=2, num_shards=2)
+
+
 def test_another_data_set_is_another_cache(dataset, data_config, monkeypatch):
     config = _config(**data_config)
     first = embed.ensure(dataset, config)
