@@ -171,6 +171,7 @@ def _waves(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("wave-*")}
 
 
+@pytest.mark.slow
 def test_fit_objects_fits_all_and_nothing_twice(boxes, one_device, tmp_path, capsys):
     assert _objects(boxes, tmp_path) == 0
     assert _counts(capsys) == (3, 0, 0)
@@ -185,6 +186,7 @@ def test_fit_objects_fits_all_and_nothing_twice(boxes, one_device, tmp_path, cap
     assert "recipe" in _one_line(capsys, "fit-objects")
 
 
+@pytest.mark.slow
 def test_shards_and_interrupted_runs_give_the_same_objects(boxes, one_device, tmp_path, capsys):
     shards, pieces = tmp_path / "shards", tmp_path / "pieces"
     for shard, fits in ((1, 1), (0, 2)):

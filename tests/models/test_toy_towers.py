@@ -81,7 +81,9 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, weights):
 
 
 def test_unknown_kinds_name_the_known_ones(weights):
-    with pytest.raises(ValueError, match=r"'open_clip'.*known: \[.*'openclip', 'toy_clip'\]"):
+    with pytest.raises(
+        ValueError, match=r"'open_clip'.*known: \[.*'openclip', 'semantic', 'toy_clip'\]"
+    ):
         towers.load(f"open_clip:{weights}")
     assert towers.load(f"toy_clip:{weights}").dim == 16
 

@@ -106,6 +106,7 @@ def test_batch_axes_and_vmap_equal_singles(scene):
             jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), got, expected)
 
 
+@pytest.mark.slow
 def test_sharding_views_over_devices_changes_no_image_and_no_gradient():
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices (virtual ones will do)")

@@ -36,6 +36,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(bench, "scenes", lambda *args: [("tiny @ 20", scene, 20)])
 
 
+@pytest.mark.slow
 def test_table_ratio_and_json(tiny, tmp_path, capsys):
     peer = tmp_path / "some_peer.py"
     peer.write_text(PEER)

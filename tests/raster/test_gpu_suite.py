@@ -6,6 +6,7 @@ from gsjax.raster import gpu_suite, peers
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_row_is_timed_against_a_peer_and_printed():
     def peer(made, width, height):
         assert made["means"].shape == (2, 20, 3) and (width, height) == (16, 16)

@@ -28,7 +28,7 @@ def _function(backend, with_masks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["xla_loop", "xla_group"])
+@pytest.mark.parametrize("backend", ["xla_loop", pytest.param("xla_group", marks=pytest.mark.slow)])
 def test_open_tiles_are_as_they_were_and_closed_ones_empty(backend):
     scene = arg_specs.random_scene(1, NUM, WIDTH, HEIGHT, cameras=2, scale=0.05)
     rng = np.random.default_rng(0)

@@ -151,6 +151,7 @@ def test_results_are_the_same_bits_every_time():
 # --- other shapes -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @interpreted
 @pytest.mark.slow
 def test_many_passes_equal_one():
@@ -163,6 +164,7 @@ def test_many_passes_equal_one():
     suite.assert_gradients(many[1], one[1], 1e-5)
 
 
+@pytest.mark.slow
 @interpreted
 @pytest.mark.slow
 def test_two_images_of_eleven_channels_match_the_reference():

@@ -77,6 +77,7 @@ def test_contributions_are_what_the_image_is_made_of():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_vmap_of_scenes_equals_the_scene_axis():
     scene, arrays = _case()
     splats = _splats(arrays)
@@ -95,7 +96,7 @@ def test_no_gaussians_no_selection():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["MD", "FD"])
+@pytest.mark.parametrize("mode", [pytest.param("MD", marks=pytest.mark.slow), "FD"])
 def test_selected_depths_and_their_gradients(mode):
     scene = _case()[0]
     rng = np.random.default_rng(0)

@@ -57,6 +57,7 @@ def test_one_gaussian_is_rendered_where_it_is(backend):
     assert gradient[0, 0] > 1
 
 
+@pytest.mark.slow
 def test_the_main_job_trains_and_resumes(tmp_path):
     """CLIP-GS on objects made in memory: four steps, then two more from the checkpoint."""
     command = [sys.executable, "main.py", "--config=configs/clip_gs.py:quick"]

@@ -104,6 +104,7 @@ def fit(
         left = recipe.num_steps - int(state.step[0])
         num = min(recipe.refine_every, left)
         state, metrics = advance(recipe, views, state, num, mesh, mode)
+        state = place(state, mesh)  # arrays without elements come back in another layout
     return state, metrics
 
 

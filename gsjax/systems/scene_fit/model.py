@@ -19,11 +19,15 @@ def raw(params: dict) -> gaussians.RawGaussians:
     return gaussians.RawGaussians(**fields, sh=jnp.concatenate([params["sh0"], params["shN"]], -2))
 
 
+def visible(params: dict, alive, min_opacity: float) -> np.ndarray:
+    """Bool [N]: alive and at least that opaque."""
+    floor = -np.inf if min_opacity <= 0 else np.log(min_opacity / (1 - min_opacity))
+    return np.asarray(alive) & (np.asarray(params["logit_opacities"]) >= floor)
+
+
 def compact(params: dict, alive, min_opacity: float = 0.0) -> gaussians.RawGaussians:
     """The Gaussians that are alive and at least that opaque, on the host."""
-    logits = np.asarray(params["logit_opacities"])
-    floor = -np.inf if min_opacity <= 0 else np.log(min_opacity / (1 - min_opacity))
-    kept = np.asarray(alive) & (logits >= floor)
+    kept = visible(params, alive, min_opacity)
     return raw({name: np.asarray(value)[kept] for name, value in params.items()})
 
 

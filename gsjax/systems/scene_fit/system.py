@@ -153,11 +153,14 @@ class Fit:
 
     def baked(self, state: states.FitState):
         """The Gaussians alone, the 3D filter made part of scales and opacities."""
-        if self.recipe.antialiased:
-            scene = model.activated(state.params, state.alive, filter3d=state.filter3d).deactivate()
-            fields = dict(log_scales=scene.log_scales, logit_opacities=scene.logit_opacities)
-            state = state._replace(params=state.params | fields)
-        return model.compact(state.params, state.alive, self.recipe.min_opacity)
+        kept = np.asarray(model.visible(state.params, state.alive, self.recipe.min_opacity))
+        params = state.params
+        if self.recipe.antialiased:  # it fades thin ones, which stay
+            scene = model.activated(params, state.alive, filter3d=state.filter3d).deactivate()
+            params = params | dict(
+                log_scales=scene.log_scales, logit_opacities=scene.logit_opacities
+            )
+        return model.compact(params, kept)
 
 
 def _cameras(views) -> dict:

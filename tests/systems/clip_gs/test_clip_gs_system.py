@@ -77,6 +77,7 @@ def test_votes_save_the_target_from_a_corrupted_view():
     assert error("cosine", wrong) < clean + 0.02 < error("none", wrong)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_gradients_of_one():
     batch, rng = tiny.batch(), jax.random.key(3)
     params, stats = tiny.split(tiny.variables())

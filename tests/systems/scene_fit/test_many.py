@@ -34,10 +34,8 @@ def _alone():
     return _stacked(results)
 
 
-@pytest.mark.parametrize(
-    "mode, devices",
-    [("map", 1), *(pytest.param(mode, 2, marks=pytest.mark.slow) for mode in many.MODES)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, devices", [("map", 1), ("map", 2), ("vmap", 2)])
 def test_a_wave_equals_single_fits(mode, devices):
     if len(jax.devices()) < devices:
         pytest.skip(f"needs {devices} devices")

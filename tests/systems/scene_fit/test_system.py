@@ -58,7 +58,7 @@ def test_the_folder_holds_the_results(whole):
     fitted = int(results["gaussians"])
     if strategy == "mcmc":  # half of 300, then 5 % more at the steps 10, 20, 30
         assert fitted == int(1.05 * int(1.05 * int(1.05 * 150)))
-        assert 0 < count <= fitted  # the 3D filter fades thin ones, which are not written
+        assert 0.8 * fitted < count <= fitted  # thin ones that the 3D filter fades stay
     else:
         assert fitted == count and 100 < count <= 450
     assert scene["sh"].shape == (count, (config.fit.sh_degree + 1) ** 2, 3)
