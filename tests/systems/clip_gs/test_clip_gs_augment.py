@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gsjax
 from gsjax.core import cameras, gaussians
@@ -30,6 +31,7 @@ def _render(raw, viewmat):
     return image
 
 
+@pytest.mark.slow
 def test_rendering_commutes_with_the_augmentation():
     raw = _raw()
     draws = jnp.asarray(np.random.default_rng(3).uniform(size=(1, 8)), jnp.float32)

@@ -51,6 +51,7 @@ def test_a_fresh_model_equals_its_point_branch():
     )
 
 
+@pytest.mark.slow
 def test_the_gate_moves_first_and_the_convolutions_follow():
     params, stats = tiny.split(tiny.variables())
     _, first = tiny.gradient()(params, stats, tiny.batch(), jax.random.key(0))

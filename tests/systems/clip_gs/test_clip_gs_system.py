@@ -20,6 +20,7 @@ def test_batches_match_the_spec():
         assert batch[name].shape[1:] == spec.shape and batch[name].dtype == spec.dtype, name
 
 
+@pytest.mark.slow
 def test_thirty_two_objects_are_learned_by_heart():
     system, batch = tiny.system(), tiny.batch()
     params, stats = tiny.split(tiny.variables())
@@ -50,6 +51,7 @@ def test_untrained_encoder_scores_about_chance():
     assert found["top1"] < 75.0 and found["chance"] == 25.0
 
 
+@pytest.mark.slow
 def test_votes_save_the_target_from_a_corrupted_view():
     """The embeddings themselves are the parameters: what does a wrong view do to them?"""
     rng = np.random.default_rng(0)

@@ -149,6 +149,7 @@ def test_training_starts_from_the_archive(tmp_path):
     assert start.keys() == converted.arrays.keys() | set(converted.new)
 
 
+@pytest.mark.slow
 def test_archive_fills_what_it_holds_and_names_the_rest(tmp_path):
     abstract = jax.eval_shape(tiny.system().init, jax.random.key(0))
     loaded = warm_start.load_variables(_archive(tmp_path), abstract)

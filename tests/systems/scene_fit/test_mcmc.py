@@ -227,6 +227,7 @@ def test_noise_row_by_row():
     stock.assert_same(after | {"means": params["means"]}, params)
 
 
+@pytest.mark.slow
 def test_vmap_over_scenes_is_a_loop():
     scenes = [_stock(seed) for seed in range(3)]
     params = jax.tree.map(lambda *x: np.stack(x), *(s[0] for s in scenes))
