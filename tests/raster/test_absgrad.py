@@ -77,7 +77,6 @@ def test_backends_agree_and_nothing_else_changes(backend):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_end_to_end_under_vmap():
     scenes = [arg_specs.random_scene(i, NUM, WIDTH, HEIGHT) for i in range(2)]
     batch = {k: np.stack([s[k] for s in scenes]) for k in scenes[0]}

@@ -59,7 +59,6 @@ def test_covariances_render_as_their_quaternions_and_scales():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_lenses_differ_by_camera_and_get_gradients():
     scene = arg_specs.random_scene(2, NUM, WIDTH, HEIGHT, cameras=2)
     scene["radial_coeffs"] = np.float32([[0, 0], [-0.2, 0.05]])

@@ -77,7 +77,6 @@ def test_contributions_are_what_the_image_is_made_of():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_vmap_of_scenes_equals_the_scene_axis():
     scene, arrays = _case()
     splats = _splats(arrays)

@@ -70,7 +70,7 @@ def measure(recipe: Recipe, views, mesh, mode: str, most: int) -> dict[int, floa
 
 
 def device_bytes(program) -> int:
-    """What one device needs to run a compiled program, arguments included; as `many.memory_bytes`."""
+    """What one device needs to run a compiled program, arguments included, as the compiler says."""
     stats = program.memory_analysis()
     total = sum(getattr(stats, f"{part}_size_in_bytes") for part in ("argument", "output", "temp"))
     return int(total - stats.alias_size_in_bytes)

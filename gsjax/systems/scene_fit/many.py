@@ -106,17 +106,3 @@ def fit(
         state, metrics = advance(recipe, views, state, num, mesh, mode)
         state = place(state, mesh)  # arrays without elements come back in another layout
     return state, metrics
-
-
-def memory_bytes(
-    recipe: Recipe, views: states.Views, state: states.FitState, mesh: Mesh, mode: str
-) -> int:
-    """What one device needs to fit B scenes, arguments included, as the compiler says.
-
-    views, state: arrays or ShapeDtypeStructs with a leading axis B.
-    """
-    lowered = advance.lower(recipe, views, state, recipe.refine_every, mesh, mode)
-    stats = lowered.compile().memory_analysis()
-    parts = ("argument", "output", "temp")
-    total = sum(getattr(stats, f"{part}_size_in_bytes") for part in parts)
-    return int(total - stats.alias_size_in_bytes)

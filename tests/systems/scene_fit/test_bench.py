@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gsjax.raster import bench as raster_bench
-from gsjax.systems.scene_fit import bench, many, steps
+from gsjax.systems.scene_fit import batch_size, bench, many, steps
 
 
 @pytest.fixture
@@ -64,8 +64,9 @@ def test_it_counts_bytes_as_the_choice_of_the_batch_does(light):
     plan, ready = bench.prepared(bench.parse(light))
     mesh = many.make_mesh(jax.devices()[:1])
     found = bench.wave_of_fits(plan, ready, plan.recipe.refine_every, mesh, "map")
-    expected = many.memory_bytes(plan.recipe, *factory.begin(ready, plan), mesh, "map")
-    assert found.device_bytes == expected > 0
+    arguments = (*factory.begin(ready, plan), plan.recipe.refine_every, mesh, "map")
+    program = many.advance.lower(plan.recipe, *arguments).compile()
+    assert found.device_bytes == batch_size.device_bytes(program) > 0
 
 
 def test_a_chunk_is_one_chunk_for_all_objects(light):

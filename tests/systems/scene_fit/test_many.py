@@ -25,17 +25,17 @@ def _scenes(count):
 
 
 @functools.cache
-def _alone():
+def _alone(chunks=5):
     results = []
     for views, state in zip(*_scenes(4), strict=True):
-        for _ in range(5):
+        for _ in range(chunks):
             state, _ = advance()(RECIPE, views, state, 40)
         results.append(jax.device_get(state))
     return _stacked(results)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode, devices", [("map", 1), ("map", 2), ("vmap", 2)])
+@pytest.mark.parametrize("mode, devices", [("map", 1), ("vmap", 2)])
 def test_a_wave_equals_single_fits(mode, devices):
     if len(jax.devices()) < devices:
         pytest.skip(f"needs {devices} devices")
@@ -46,13 +46,25 @@ def test_a_wave_equals_single_fits(mode, devices):
     assert state.ok.all()
     for name, value in alone.params.items():
         found = state.params[name]
-        if mode == "map" and devices == 1:
+        if mode == "map":
             np.testing.assert_array_equal(found, value)
-        elif mode == "map":  # another program: roundings of the last bit, which 200 steps amplify
-            np.testing.assert_allclose(found, value, atol=5e-3)
-            assert np.median(np.abs(found - value)) < 1e-5
         else:  # sums in another order, and Adam divides small gradients by their own size
             assert value.size == 0 or np.median(np.abs(found - value)) < 1e-4
+
+
+@pytest.mark.slow
+def test_two_devices_stay_within_roundings_of_single_fits(record_property):
+    """Another program, hence other last bits, which optimisation amplifies: held after 80 steps."""
+    if len(jax.devices()) < 2:
+        pytest.skip("needs 2 devices")
+    views, states = _scenes(4)
+    mesh, chunks = many.make_mesh(jax.devices()[:2]), 2
+    views, state = (many.place(_stacked(jax.device_get(x)), mesh) for x in (views, states))
+    for _ in range(chunks):
+        state = many.place(many.advance(RECIPE, views, state, 40, mesh, "map")[0], mesh)
+    for name, value in _alone(chunks).params.items():
+        record_property(name, float(np.max(np.abs(state.params[name] - value), initial=0.0)))
+        np.testing.assert_allclose(state.params[name], value, rtol=1e-4, atol=1e-4)
 
 
 def test_a_broken_scene_does_not_touch_the_others():
