@@ -3,10 +3,12 @@
     gsjax study configs/studies/clip_gs_ablation.py --workdir=DIR                      # sampled
     GSJAX_FITTED=FOLDER gsjax study configs/studies/clip_gs_ablation.py --workdir=DIR  # fitted
 
-Rows, each adding to the one before but the second: positions and colours alone; all attributes into the
-point encoder; the tokenizer's two branches; the Image Voting Loss. The first three use one view a step
-and S = 1. ``sampled``: discs on the meshes of objects_cc0; ``fitted``: Gaussians fitted to their renders
-(FOLDER of ``gsjax fit-objects objects_cc0 --sample 320``). Needs GSJAX_DATA.
+The paper's rows: positions and colours alone; all attributes into the point encoder; the tokenizer's two
+branches; and, on top, the Image Voting Loss. The first three use one view a step and S = 1. Beside
+them: positions and colours with the voting loss, the network at random weights, and the label of the
+Chamfer-nearest training object. ``sampled``: discs on the meshes of objects_cc0; ``fitted``: Gaussians
+fitted to their renders (FOLDER of ``gsjax fit-objects objects_cc0 --sample 320``). Held-out objects
+only; the frozen image/text pair saw renders and captions of the training split alone. Needs GSJAX_DATA.
 """
 
 import os
@@ -14,19 +16,21 @@ import os
 from configs import clip_gs
 
 SEEDS = (0, 1, 2)
-ROWS = {  # arm: (model.attributes, voting)
-    "points": ("xyz_rgb", False),
-    "all attributes, naive": ("naive", False),
-    "tokenizer": ("all", False),
-    "tokenizer, voting": ("all", True),
+FULL = ("all", True)  # model.attributes, voting
+ARMS = {
+    "points": ("train", "xyz_rgb", False),
+    "all attributes, naive": ("train", "naive", False),
+    "tokenizer": ("train", "all", False),
+    "tokenizer, voting": ("train", *FULL),
+    "points, voting": ("train", "xyz_rgb", True),
+    "untrained": ("untrained", *FULL),
 }
-SOURCES = ("sampled", "fitted")
-OUTSIDE = ("other",)
+DATA = {"sampled": "objects_cc0", "fitted": "fitted"}
 
 
-def _config(source: str, attributes: str, voting: bool, seed: int):
-    data = {"sampled": "objects_cc0", "fitted": "fitted"}[source]
-    config = clip_gs.get_config(f"size=laptop,data={data},attributes={attributes}")
+def make_config(source: str, attributes: str, voting: bool, seed: int):
+    """The config of one run; ``source`` is a key of ``DATA``."""
+    config = clip_gs.get_config(f"size=laptop,data={DATA[source]},attributes={attributes}")
     if source == "fitted":
         config.data.source = os.environ.get("GSJAX_FITTED", "")
     config.seed = seed
@@ -37,18 +41,18 @@ def _config(source: str, attributes: str, voting: bool, seed: int):
     if not voting:
         config.data.views_per_step = 1
         config.loss.score_mode = "none"
-    for options in config.eval.evaluators.values():
-        options.exclude = OUTSIDE if source == "sampled" else ()
+    for options in config.eval.evaluators.values():  # 'other' is no category
+        options.exclude = ("other",) if source == "sampled" else ()
     return config
 
 
 def get_study():
     """Sampled objects, or fitted ones where GSJAX_FITTED names them: two tables, two results files."""
-    fitted = bool(os.environ.get("GSJAX_FITTED"))
-    source = SOURCES[fitted]
+    source = "fitted" if os.environ.get("GSJAX_FITTED") else "sampled"
     runs = [
-        dict(arm=arm, kind="train", config=_config(source, *row, seed))
+        dict(arm=arm, kind=kind, config=make_config(source, attributes, voting, seed))
         for seed in SEEDS
-        for arm, row in ROWS.items()
+        for arm, (kind, attributes, voting) in ARMS.items()
     ]
+    runs.append(dict(arm="Chamfer 1-NN", kind="nearest", config=make_config(source, *FULL, seed=0)))
     return dict(name=f"clip_gs_ablation_{source}", runs=runs, against="tokenizer, voting")
