@@ -55,4 +55,5 @@ def get_study():
         for arm, (kind, attributes, voting) in ARMS.items()
     ]
     runs.append(dict(arm="Chamfer 1-NN", kind="nearest", config=make_config(source, *FULL, seed=0)))
-    return dict(name=f"clip_gs_ablation_{source}", runs=runs, against="tokenizer, voting")
+    name = f"clip_gs_ablation_{source}"
+    return dict(name=name, runs=runs, report="arms", against="tokenizer, voting")

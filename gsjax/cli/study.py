@@ -1,8 +1,9 @@
 """``gsjax study``: runs what a study still lacks, then prints its table.
 
-A study file exports ``get_study() -> {name, runs, against}``; a run is ``{arm, kind, config}``. Without
-``against`` the table shows the figures of each run, else arms with intervals and differences. Each
-finished run adds one JSON row to ``results/<name>.jsonl``; rows that are there are not run again.
+A study file exports ``get_study() -> {name, runs, report, against}``; a run is ``{arm, kind, config}`` with
+a kind of ``study_kinds``. ``report`` is a table of ``study_report``: 'figures' of each run (the default), 'arms'
+with intervals and differences to the arm ``against``, or 'few_shot' likewise. Each finished run adds one
+JSON row to ``results/<name>.jsonl``; rows that are there are not run again.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import sys
 import time
 
 HELP = "run the missing runs of a study and print its table"
-NEAREST_POINTS = 512  # farthest-point subset that the Chamfer baseline compares
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
             with path.open("a") as file:
                 file.write(json.dumps(rows[-1], sort_keys=True) + "\n")
     found = [row for row in rows if _key(row) in wanted]
-    against = study.get("against")
-    print(study_report.table(found, against) if against else study_report.figures(found))
+    print(study_report.TABLES[study.get("report", "figures")](found, study.get("against", "")))
     return 0
 
 
@@ -84,12 +83,13 @@ def _key(row: dict) -> tuple:
 
 def _finish(study: dict, item: dict, workdir: pathlib.Path) -> dict:
     """One run from start to row."""
+    from gsjax.cli import study_kinds
     from gsjax.train import logging as logs
 
     began = time.monotonic()
     arm, seed, digest = _key_of(item)
     folder = workdir / study["name"] / f"{arm.replace(' ', '_')}-{seed}-{digest}"
-    metrics, outcomes = _KINDS[item["kind"]](item["config"], folder)
+    metrics, outcomes = study_kinds.KINDS[item["kind"]](item["config"], folder)
     return dict(
         study=study["name"],
         arm=arm,
@@ -108,85 +108,3 @@ def _commit() -> str:
         ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
     )
     return found.stdout.strip() or "unknown"
-
-
-def _train(config, folder):
-    from gsjax.systems import base
-    from gsjax.train import loop
-
-    system = base.build(config)
-    loop.run(config, folder, system=system)
-    return _measure(config, system, loop.load_for_inference(config, folder, system))
-
-
-def _untrained(config, folder):
-    import jax
-
-    from gsjax.systems import base
-
-    system = base.build(config)
-    return _measure(config, system, jax.jit(system.init)(jax.random.key(config.seed)))
-
-
-def _measure(config, system, variables):
-    """(metrics, per-object outcomes) of the config's evaluators."""
-    from gsjax.train import loop, sharding
-
-    details = {}
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    metrics = loop.evaluate(config, system, variables, mesh, details=details)
-    retrieval, classes = details["retrieval"], details["zero_shot"]
-    outcomes = dict(
-        index=retrieval["index"].tolist(),
-        category=retrieval["category"].tolist(),
-        text_rank=retrieval["text_to_gaussian"].tolist(),
-        class_rank=classes["rank"].tolist(),
-    )
-    return metrics, outcomes
-
-
-def _nearest(config, folder):
-    """Classification by the nearest training object; it retrieves nothing."""
-    import numpy as np
-
-    from gsjax.data import prepare, store
-    from gsjax.evals import nearest
-
-    dataset = prepare.ensure(config.data)
-    names = store.category_names(dataset)
-    outside = [names.index(name) for name in config.eval.evaluators.zero_shot.exclude]
-
-    def read(split):
-        records = list(store.open_split(dataset, split))
-        records = [r for r in records if r["category"] not in outside]
-        points = np.stack([r["means"][:NEAREST_POINTS] for r in records])
-        labels, index = (np.array([r[k] for r in records]) for k in ("category", "index"))
-        return points, labels, index
-
-    (train, labels, _), (test, truth, index) = read("train"), read("test")
-    found = nearest.nearest_labels(train, labels, test)
-    rank = np.where(found == truth, 1, len(names))  # it names one class and no second
-    outcomes = dict(index=index.tolist(), category=truth.tolist(), class_rank=rank.tolist())
-    return dict(top1=100.0 * float((rank == 1).mean())), outcomes
-
-
-def _fit(config, folder):
-    """One scene; the run goes on where an earlier one stopped."""
-    from gsjax.train import loop
-
-    return loop.run(config, folder), {}
-
-
-def _fit_objects(config, folder):
-    """A collection by ``gsjax fit-objects``, whose command line the config's ``options`` are."""
-    from gsjax.data import fitted_statistics
-
-    options = [f"--{name}={value}" for name, value in config.options.items()]
-    command = [sys.executable, "-m", "gsjax.cli.main", "fit-objects", config.data.source]
-    subprocess.run([*command, f"--out={folder}", *options], check=True)
-    return fitted_statistics.statistics(folder), {}
-
-
-_KINDS = dict(
-    train=_train, untrained=_untrained, nearest=_nearest, fit=_fit, fit_objects=_fit_objects
-)

@@ -1,8 +1,8 @@
-"""The table of a study: each arm with 95 % bootstrap intervals over objects, and differences."""
+"""Tables of studies, as plain text: figures, arms with 95 % intervals and differences, few-shot trials."""
 
 import numpy as np
 
-from gsjax.metrics import bootstrap
+from gsjax.metrics import bootstrap, trials
 
 # Title -> (field of the outcomes, k, mean over classes?).
 COLUMNS = {
@@ -14,8 +14,8 @@ COLUMNS = {
 }
 
 
-def table(rows: list[dict], against: str) -> str:
-    """Plain text: a block of values, then a block of paired differences ``against`` minus arm.
+def arms(rows: list[dict], against: str) -> str:
+    """A block of values, then a block of paired differences ``against`` minus arm.
 
     Seeds of an arm are averaged per object before objects are resampled. The rows ``chance`` and
     ``majority`` follow from the labels alone.
@@ -23,17 +23,17 @@ def table(rows: list[dict], against: str) -> str:
     if not rows:
         return "no finished runs"
     labels = np.asarray(rows[0]["outcomes"]["category"])
-    arms: dict[str, list[dict]] = {}
+    groups: dict[str, list[dict]] = {}
     for row in rows:
         if row["outcomes"]["index"] != rows[0]["outcomes"]["index"]:
             raise ValueError(f"arm {row['arm']!r}: its rows are about other objects")
-        arms.setdefault(row["arm"], []).append(row)
+        groups.setdefault(row["arm"], []).append(row)
     head = f"{len(labels)} held-out objects, {len(np.unique(labels))} categories; per cent"
     lines = [head, _line("arm", list(COLUMNS))]
-    hits = {arm: _hits(found) for arm, found in arms.items()}
+    hits = {arm: _hits(found) for arm, found in groups.items()}
     for arm, values in hits.items():
         cells = [_interval(values.get(title), labels, title) for title in COLUMNS]
-        lines.append(_line(f"{arm} ({len(arms[arm])} seeds)", cells))
+        lines.append(_line(f"{arm} ({len(groups[arm])} seeds)", cells))
     lines.append(_line("majority class", ["", "", "", *_majority(labels)]))
     lines.append(_line("chance", _chance(rows, labels)))
     if against in hits:
@@ -46,8 +46,40 @@ def table(rows: list[dict], against: str) -> str:
     return "\n".join(lines)
 
 
-def figures(rows: list[dict]) -> str:
-    """Plain text: a line a run with its seconds and every plain number among its metrics."""
+def few_shot(rows: list[dict], against: str) -> str:
+    """Accuracy in per cent over the trials: mean +- deviation, then paired differences to one arm.
+
+    A line is an arm and a head, a column a setting. Differences are taken trial by trial, ``against``
+    minus arm at the same head (an arm with a head of its own: against ``linear``), with a 95 % interval
+    of their mean by Student's t. Trials share objects: intervals cover the draw of the episodes.
+    """
+    lines: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for row in rows:
+        for name, found in row["outcomes"]["few_shot"].items():
+            head, _, setting = name.partition("/")
+            lines.setdefault((row["arm"], head), {})[setting] = np.asarray(found)
+    if not lines:
+        return "no finished runs"
+    settings = list(next(iter(lines.values())))
+    text = [_line("arm, head", settings)]
+    for (arm, head), found in lines.items():
+        states = [trials.Trials.of(found[s]).compute() for s in settings]
+        cells = [f"{state['mean']:.1f} +- {state['std']:.1f}" for state in states]
+        text.append(_line(f"{arm}, {head}", cells))
+    text.append(_line("chance", [f"{100 / int(s.partition('w')[0]):.1f}" for s in settings]))
+    text += ["", _line(f"{against} minus", settings)]
+    for (arm, head), found in lines.items():
+        base = lines.get((against, head)) or lines.get((against, "linear"))
+        if arm != against and base:
+            states = [trials.Trials.of(base[s] - found[s]).compute() for s in settings]
+            cells = ["{mean:.1f} [{low:.1f}, {high:.1f}]".format(**state) for state in states]
+            text.append(_line(f"{arm}, {head}", cells))
+    return "\n".join(text)
+
+
+def figures(rows: list[dict], against: str = "") -> str:
+    """A line a run with its seconds and every plain number among its metrics."""
+    del against
     lines = []
     for row in rows:
         plain = {k: v for k, v in row["metrics"].items() if isinstance(v, (int, float))}
@@ -102,4 +134,7 @@ def _chance(rows, labels):
 
 
 def _line(name, cells):
-    return f"{name:24s}" + "".join(f"{cell:>22s}" for cell in cells)
+    return f"{name:30s}" + "".join(f"{cell:>22s}" for cell in cells)
+
+
+TABLES = dict(figures=figures, arms=arms, few_shot=few_shot)

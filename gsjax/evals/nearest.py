@@ -1,8 +1,11 @@
-"""The baseline without learning: the label of the nearest training object by Chamfer distance."""
+"""The baseline without learning: the label of the nearest labelled object by Chamfer distance."""
+
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
+from gsjax.evals import episodes
 from gsjax.losses import chamfer
 
 
@@ -32,8 +35,49 @@ def nearest_labels(
         raise ValueError(
             f"train_labels: found {len(train_labels)} for {len(train_points)} training objects"
         )
-    distances = chamfer.chamfer_matrix(
-        jnp.asarray(unit_ball(test_points), jnp.float32),
-        jnp.asarray(unit_ball(train_points), jnp.float32),
+    return np.asarray(train_labels)[_distances(test_points, train_points).argmin(-1)]
+
+
+def few_shot(
+    trials: episodes.Episodes,
+    points: Mapping[str, np.ndarray],
+    ways: Sequence[int],
+    shots: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Accuracy in per cent of each trial, by the nearest labelled object: {'nearest/5w1s': [T]}.
+
+    Args:
+        trials: the episodes.
+        points: uid -> [P, 3], for every object of the episodes.
+        ways, shots: settings.
+
+    Raises:
+        ValueError: objects of the episodes are missing.
+    """
+    absent = sorted(trials.uids - set(points))
+    if absent:
+        raise ValueError(
+            f"points: {len(absent)} of {len(trials.uids)} objects of the episodes are missing, such "
+            f"as {absent[0]!r}"
+        )
+    found: dict[str, list[float]] = {}
+    for trial in trials.trials:
+        support, _, query, _ = trial.episode(max(ways), max(shots))
+        row, column = ({uid: i for i, uid in enumerate(uids)} for uids in (query, support))
+        table = _distances(*(np.stack([points[uid] for uid in uids]) for uids in (query, support)))
+        for way in ways:
+            for shot in shots:
+                known, labels, asked, truth = trial.episode(way, shot)
+                cut = table[np.ix_([row[uid] for uid in asked], [column[uid] for uid in known])]
+                hits = np.asarray(labels)[cut.argmin(-1)] == np.asarray(truth)
+                found.setdefault(f"nearest/{way}w{shot}s", []).append(100.0 * float(hits.mean()))
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+def _distances(first, second) -> np.ndarray:
+    """Chamfer distances [M, Q] of point sets [M, P, 3] and [Q, P, 3], each in its unit ball."""
+    return np.asarray(
+        chamfer.chamfer_matrix(
+            *(jnp.asarray(unit_ball(points), jnp.float32) for points in (first, second))
+        )
     )
-    return np.asarray(train_labels)[np.asarray(distances).argmin(-1)]

@@ -4,7 +4,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from gsjax.cli import main, study, study_report
+from gsjax.cli import main, study, study_kinds, study_report
 
 FILE = """
 import ml_collections
@@ -15,7 +15,7 @@ def _config(seed, rate):
 def get_study():
     runs = [dict(arm="good", kind="toy", config=_config(seed, 1.0)) for seed in (0, 1)]
     runs.append(dict(arm="bad", kind="toy", config=_config(0, 0.0)))
-    return dict(name="toy", runs=runs, against="good")
+    return dict(name="toy", runs=runs, report="arms", against="good")
 """
 LABELS = [0, 0, 0, 1, 1, 2]
 
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
         outcomes = dict(index=list(range(6)), category=LABELS, text_rank=ranks, class_rank=ranks)
         return {"zero_shot/chance": 25.0}, outcomes
 
-    monkeypatch.setitem(study._KINDS, "toy", measure)
+    monkeypatch.setitem(study_kinds.KINDS, "toy", measure)
     (tmp_path / "configs" / "studies").mkdir(parents=True)
     (tmp_path / "configs" / "studies" / "toy.py").write_text(FILE)
     return tmp_path, calls
@@ -60,7 +60,7 @@ def test_finished_runs_are_kept_and_not_run_again(folder, capsys):
 def test_the_table_names_majority_and_chance(folder, capsys):
     root, _ = folder
     _run(root)
-    lines = {line[:24].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
+    lines = {line[:30].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
     assert lines["chance"][1:] == ["16.7", "83.3", "16.7", "25.0", "25.0"]
     assert lines["bad"][1:4] == ["100.0", "[100.0,", "100.0]"]  # the paired difference
 
@@ -82,9 +82,27 @@ def test_rows_about_other_objects_are_refused():
     rows = [dict(arm="a", seed=0, metrics={}, outcomes=outcomes)]
     rows.append(dict(arm="b", seed=0, metrics={}, outcomes={**outcomes, "index": [0, 2]}))
     with pytest.raises(ValueError, match="'b': its rows are about other objects"):
-        study_report.table(rows, "a")
+        study_report.arms(rows, "a")
 
 
 def test_a_missing_study_file_says_where_studies_lie(tmp_path, capsys):
     assert main.run(["study", str(tmp_path / "none.py")]) == 2
     assert "configs/studies" in capsys.readouterr().err
+
+
+def test_few_shot_tables_pair_the_trials():
+    def row(arm, **found):
+        return dict(arm=arm, seed=0, outcomes=dict(few_shot=found))
+
+    rows = [
+        row("ours", **{"linear/5w1s": [60.0, 80.0], "linear/10w1s": [50.0, 50.0]}),
+        row("points", **{"linear/5w1s": [50.0, 70.0], "linear/10w1s": [40.0, 60.0]}),
+        row("Chamfer", **{"nearest/5w1s": [60.0, 80.0], "nearest/10w1s": [0.0, 0.0]}),
+    ]
+    lines = study_report.few_shot(rows, "ours").splitlines()
+    assert lines[0].split() == ["arm,", "head", "5w1s", "10w1s"]
+    assert lines[1].split()[2:] == ["70.0", "+-", "10.0", "50.0", "+-", "0.0"]
+    assert lines[4].split() == ["chance", "20.0", "10.0"]
+    assert lines[7].split()[2:5] == ["10.0", "[10.0,", "10.0]"]  # the same in every trial
+    assert lines[8].split()[2:] == ["0.0", "[0.0,", "0.0]", "50.0", "[50.0,", "50.0]"]
+    assert study_report.few_shot([], "ours") == "no finished runs"
