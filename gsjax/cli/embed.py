@@ -7,6 +7,7 @@ import sys
 HELP = "embed every splat file of a folder with a trained CLIP-GS; or export a run to one file"
 DEFAULT = "clip_gs_objects_cc0.npz"  # in gsjax/assets
 SKIPPED = 1  # exit status if some files could not be embedded
+BATCH = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--up", choices=("y", "-y", "z", "-z"), default="y", help="up axis of the files"
     )
-    parser.add_argument("--batch", type=int, default=16, help="objects a call")
+    parser.add_argument("--batch", type=int, default=BATCH, help="objects a call")
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -42,38 +43,95 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give either a folder of splat files or --export FILE.npz")
     if args.batch < 1:
         raise ValueError(f"--batch: found {args.batch}, expected at least 1")
-    found = trained.load(args.trained or default_run())
+    found, encoder, towers = _open(args.trained, args.batch, args.towers)
+    if args.export:
+        digest = trained.export(found, args.export, towers=embedder.describe_towers(towers))
+        size = pathlib.Path(args.export).stat().st_size / 1e6
+        print(f"{args.export}: step {found.step}, {size:.1f} MB, digest {digest[:12]}")
+        return 0
+    gallery = _embed(
+        args.folder, found, encoder, towers, up=args.up, strict=args.strict, moved=args.towers
+    )
+    gallery.save(args.out)
+    skipped = gallery.meta["skipped"]
+    left_out = f", {len(skipped)} left out" if skipped else ""
+    print(f"{args.out}: {len(gallery.names)} files{left_out}, D = {encoder.dim}")
+    return SKIPPED if skipped else 0
+
+
+def up_to_date(folder, path, *, run: str = "", up: str = "y", towers: str = ""):
+    """The gallery of a folder that is kept in a file: made, or brought up to date and written again.
+
+    Files of the same name, size and time of change keep their vectors, if those are of the same run and
+    up axis; all others are embedded. Where the file cannot be written, a warning says so.
+
+    Args:
+        folder: of splat files.
+        path: the ``.npz``; it need not exist.
+        run: run folder or exported file; '' = the one that ships.
+        up: the files' up axis.
+        towers: the run's towers, if they have moved.
+
+    Returns:
+        ``data.splats.Gallery``.
+
+    Raises:
+        ValueError: as :func:`embed_folder`; ``path`` is a file of another kind.
+    """
+    from gsjax.data import splats
+
+    found, encoder, pair = _open(run, BATCH, towers)
+    known = splats.read_gallery(path) if pathlib.Path(path).exists() else None
+    gallery = _embed(folder, found, encoder, pair, up=up, moved=towers, known=known)
+    if known is None or gallery.meta != known.meta:
+        try:
+            gallery.save(path)
+        except OSError as error:
+            print(f"gsjax: {path} cannot be kept for the next time: {error}", file=sys.stderr)
+    return gallery
+
+
+def _open(run: str, batch: int, moved: str):
+    """(trained run, encoder, towers) of a run folder or exported file; '' = the one that ships."""
+    from gsjax.systems.clip_gs import embedder
+    from gsjax.train import trained
+
+    found = trained.load(run or default_run())
     if found.system != "clip_gs":
         raise ValueError(f"--run: a run of {found.system!r}; only 'clip_gs' embeds splats")
-    encoder = embedder.Embedder(found.config, found.variables(), batch_size=args.batch)
+    encoder = embedder.Embedder(found.config, found.variables(), batch_size=batch)
     data = found.config.data.to_dict()
-    towers = embedder.find_towers(data, found.towers, dim=encoder.dim, towers=args.towers)
+    towers = embedder.find_towers(data, found.towers, dim=encoder.dim, towers=moved)
     if found.towers is None:
         print(
             f"gsjax embed: the run does not record its towers; taking {towers.name}, digest "
             f"{towers.digest[:12]}, as its config says",
             file=sys.stderr,
         )
-    described = embedder.describe_towers(towers)
-    if args.export:
-        digest = trained.export(found, args.export, towers=described)
-        size = pathlib.Path(args.export).stat().st_size / 1e6
-        print(f"{args.export}: step {found.step}, {size:.1f} MB, digest {digest[:12]}")
-        return 0
+    return found, encoder, towers
+
+
+def _embed(folder, found, encoder, towers, *, up, strict=False, moved="", known=None):
+    """:func:`embed_folder` with the run's description, and without what is ``known`` already."""
+    from gsjax.data import splats
+    from gsjax.systems.clip_gs import embedder
+
+    data = found.config.data.to_dict()
     about = dict(
         model=dict(system=found.system, digest=found.digest, step=found.step),
-        towers=described,
+        towers=embedder.describe_towers(towers),
         # the towers of the run's data set, found again by `gsjax search`
         data={name: data.get(name, "") for name in ("name", "towers", "source")},
+        stamps=splats.stamps(folder),
     )
-    if args.towers:
-        about["data"]["towers"] = args.towers
-    gallery = embed_folder(encoder, args.folder, up=args.up, strict=args.strict, about=about)
-    gallery.save(args.out)
-    skipped = gallery.meta["skipped"]
-    left_out = f", {len(skipped)} left out" if skipped else ""
-    print(f"{args.out}: {len(gallery.names)} files{left_out}, D = {encoder.dim}")
-    return SKIPPED if skipped else 0
+    if moved:
+        about["data"]["towers"] = moved
+    kept = {}
+    if known is not None and (known.meta["model"], known.meta["up"]) == (about["model"], up):
+        old = known.meta.get("stamps", {})
+        pairs = zip(known.names, known.embeds, strict=True)
+        kept = {n: x for n, x in pairs if old.get(n) and old.get(n) == about["stamps"].get(n)}
+    return embed_folder(encoder, folder, up=up, strict=strict, about=about, kept=kept)
 
 
 def default_run() -> str:
@@ -93,7 +151,9 @@ def default_run() -> str:
     return str(path)
 
 
-def embed_folder(encoder, folder, *, up: str, strict: bool, about: dict, chunk: int = 256):
+def embed_folder(
+    encoder, folder, *, up: str, strict: bool, about: dict, kept=None, chunk: int = 256
+):
     """Embeds the files of a folder, ``chunk`` of them in memory at a time.
 
     Args:
@@ -102,6 +162,7 @@ def embed_folder(encoder, folder, *, up: str, strict: bool, about: dict, chunk: 
         up: the files' up axis.
         strict: raise at the first bad file instead of leaving it out.
         about: what else goes into the file's description.
+        kept: {name: vector} of files that need not be embedded again.
 
     Returns:
         ``data.splats.Gallery``.
@@ -114,24 +175,30 @@ def embed_folder(encoder, folder, *, up: str, strict: bool, about: dict, chunk: 
 
     from gsjax.data import splats
 
-    root = pathlib.Path(folder).resolve()
-    kept, skipped, parts, waiting = [], [], [], []
-    names = splats.find(folder)
-    for name in tqdm.tqdm(names, unit="file", disable=not sys.stderr.isatty()):
+    root, kept = pathlib.Path(folder).resolve(), dict(kept or {})
+    names, skipped, waiting = splats.find(folder), [], {}
+
+    def flush():
+        vectors = encoder(list(waiting.values()))
+        kept.update(zip(waiting, vectors, strict=True))
+        waiting.clear()
+
+    fresh = [name for name in names if name not in kept]
+    for name in tqdm.tqdm(fresh, unit="file", disable=not sys.stderr.isatty()):
         try:
-            waiting.append(encoder.example(splats.load(root / name, up=up)))
+            waiting[name] = encoder.example(splats.load(root / name, up=up))
         except (ValueError, ImportError, OSError) as error:
             if strict:
                 raise ValueError(f"{name}: {error}") from error
             print(f"gsjax embed: left out {name}: {error}", file=sys.stderr)
             skipped.append(name)
             continue
-        kept.append(name)
         if len(waiting) == chunk:
-            parts.append(encoder(waiting))
-            waiting = []
-    parts.append(encoder(waiting))
-    if not kept:
+            flush()
+    if waiting:
+        flush()
+    found = tuple(name for name in names if name in kept)
+    if not found:
         raise ValueError(f"folder: none of its {len(names)} splat files could be read")
     meta = dict(about, folder=str(root), up=up, skipped=skipped)
-    return splats.Gallery(tuple(kept), np.concatenate(parts), meta)
+    return splats.Gallery(found, np.stack([kept[name] for name in found]), meta)

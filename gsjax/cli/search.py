@@ -1,14 +1,18 @@
-"""``gsjax search``: ranks embedded splat files by a sentence or a picture."""
+"""``gsjax search``: ranks splat files by a sentence or a picture.
+
+Given a folder it embeds what is new in it first, and keeps the vectors in a hidden file there.
+"""
 
 import argparse
 import pathlib
 import sys
 
-HELP = "rank the files of `gsjax embed` by a sentence or a picture; list, HTML page, PNG sheet"
+HELP = "rank a folder of splat files by a sentence or a picture; list, HTML page, PNG sheet"
+KEPT = ".gsjax_search.npz"  # in the folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", help=".npz of `gsjax embed`")
+    parser.add_argument("file", help="folder of splat files, or .npz of `gsjax embed`")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", default="", help="a sentence")
     query.add_argument("--image", default="", help="a picture file")
@@ -18,9 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=192, help="thumbnails' width and height")
     parser.add_argument("--folder", default="", help="where the splat files are now, if moved")
     parser.add_argument("--towers", default="", help="the run's towers, if they have moved")
+    own = parser.add_argument_group("for a folder")
+    own.add_argument(
+        "--run",
+        dest="trained",  # 'run' is the subcommand's function
+        default="",
+        help="run folder or exported .npz that embeds; default: the one that ships",
+    )
+    own.add_argument(
+        "--up", choices=("y", "-y", "z", "-z"), default="y", help="up axis of the files"
+    )
+    own.add_argument("--index", default="", help=f".npz that keeps the vectors; default: {KEPT}")
 
 
 def run(args: argparse.Namespace) -> int:
+    from gsjax.cli import embed
     from gsjax.data import splats
     from gsjax.metrics import search
     from gsjax.systems.clip_gs import embedder
@@ -28,7 +44,14 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("top", args.top), ("size", args.size)):
         if value < 1:
             raise ValueError(f"--{name}: found {value}, expected at least 1")
-    gallery = splats.read_gallery(args.file)
+    if pathlib.Path(args.file).is_dir():
+        index = args.index or pathlib.Path(args.file) / KEPT
+        options = dict(run=args.trained, up=args.up, towers=args.towers)
+        gallery = embed.up_to_date(args.file, index, **options)
+    elif args.trained or args.index:
+        raise ValueError(f"--run, --index: they go with a folder; {args.file} is none")
+    else:
+        gallery = splats.read_gallery(args.file)
     towers = embedder.find_towers(
         gallery.meta["data"],
         gallery.meta["towers"],

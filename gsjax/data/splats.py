@@ -40,6 +40,13 @@ def find(folder) -> list[str]:
     return names
 
 
+def stamps(folder) -> dict[str, list[int]]:
+    """{name: [bytes, time of change in ns]} of the files of :func:`find`, by which changes show."""
+    root = pathlib.Path(folder)
+    found = {name: (root / name).stat() for name in find(folder)}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
+
+
 def load(path, *, up: str = "y", on_bad_rows: str = "error") -> dict[str, np.ndarray]:
     """Raw Gaussians of a file, turned y up, colours of degree 0: ``sh`` [M, 1, 3].
 
@@ -96,7 +103,7 @@ class Gallery:
         names: relative file names.
         embeds: f32 [n, D] unit vectors, in the order of ``names``.
         meta: plain JSON values: ``folder``, ``up``, ``model`` (system, digest, step), ``towers``
-            (name, digest, dim, preprocessing), ``data`` (by which towers are found), ``skipped``.
+            (name, digest, dim, preprocessing), ``data`` (by which towers are found), ``skipped``, ``stamps``.
     """
 
     names: tuple[str, ...]
@@ -139,8 +146,9 @@ def read_gallery(path) -> Gallery:
         with np.load(path, allow_pickle=False) as stored:
             names, embeds = stored["names"], stored["embeds"]
             meta = json.loads(stored["meta"].tobytes())
-        if meta["format"] != FORMAT or embeds.ndim != 2 or len(names) != len(embeds):
-            raise ValueError(f"format {meta['format']!r}, shapes {names.shape}, {embeds.shape}")
+        found = meta.pop("format")
+        if found != FORMAT or embeds.ndim != 2 or len(names) != len(embeds):
+            raise ValueError(f"format {found!r}, shapes {names.shape}, {embeds.shape}")
     except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"file: {path} is no file of `gsjax embed`, or is damaged ({error}); make it again"

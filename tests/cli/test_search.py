@@ -1,6 +1,7 @@
 """``gsjax embed`` and ``gsjax search`` on a debug-size run and towers made here."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -246,6 +247,34 @@ def test_a_picture_ranks_by_cosine(gallery, towers, tmp_path, capsys):
     vector = np.asarray(pair.encode_images(pair.prepare_image(pixels)[None]))[0]
     scores = stored.embeds @ vector
     assert stored.names[scores.argmax()] in first and f"{scores.max():+.3f}" in first
+
+
+def test_a_folder_is_embedded_once_and_brought_up_to_date(
+    run_folder, folder, gallery, tmp_path, capsys, monkeypatch
+):
+    root, read = tmp_path / "mine", []
+    shutil.copytree(folder, root)
+    load = splats.load
+    monkeypatch.setattr(splats, "load", lambda p, **o: read.append(p.name) or load(p, **o))
+    command = ["search", str(root), "--run", str(run_folder), "--text", "a red ball"]
+    assert main.run(command) == 0
+    first = capsys.readouterr().out
+    assert main.run(["search", str(gallery), "--text", "a red ball"]) == 0
+    assert capsys.readouterr().out == first  # as after `gsjax embed`
+    assert len(read) == 3 and (root / search.KEPT).is_file()
+    assert main.run(command) == 0 and len(read) == 3  # all known
+    assert capsys.readouterr().out == first
+    formats.save_gaussians(root / "new.ply", _scene(1, 150))
+    (root / "z.spz").unlink()
+    assert main.run(command) == 0
+    assert read[3:] == ["new.ply"]
+    listed = capsys.readouterr().out
+    assert "new.ply" in listed and "z.spz" not in listed
+    assert main.run([*command, "--up=z"]) == 0 and len(read) == 7  # other axes, other vectors
+    assert main.run([*command, f"--index={root / 'ball.ply' / 'x.npz'}"]) == 0
+    assert "cannot be kept" in capsys.readouterr().err
+    assert main.run(["search", str(gallery), "--text=x", "--run=y"]) == 2
+    assert "they go with a folder" in capsys.readouterr().err
 
 
 def test_page_and_picture_show_the_files_and_escape_every_text(gallery, tmp_path, capsys):
