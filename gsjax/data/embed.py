@@ -232,10 +232,11 @@ class _Encoder:
     def __init__(self, towers: towers_lib.Towers):
         self._tokenize = towers.tokenize
         self._images, self._texts = towers.encode_images, towers.encode_texts
+        self._batch = towers.batch or _BATCH
 
     def images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Unit vectors float32 [B, D] of prepared pictures."""
-        return _in_batches(self._images, np.stack(pictures))
+        return _in_batches(self._images, np.stack(pictures), self._batch)
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [B, D] of captions; equal ones are embedded once."""
@@ -245,18 +246,18 @@ class _Encoder:
         return embedded[[rows[caption] for caption in captions]]
 
 
-def _in_batches(function: Callable, inputs: np.ndarray) -> np.ndarray:
+def _in_batches(function: Callable, inputs: np.ndarray, size: int = _BATCH) -> np.ndarray:
     """Applies a compiled function to batches of one size; the last is filled with its last row.
 
     A batch is split over as many devices of this process as divide it.
     """
-    devices = jax.local_devices()[: math.gcd(_BATCH, jax.local_device_count())]
+    devices = jax.local_devices()[: math.gcd(size, jax.local_device_count())]
     mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     results = []
-    for start in range(0, len(inputs), _BATCH):
-        batch = inputs[start : start + _BATCH]
-        short = _BATCH - len(batch)
+    for start in range(0, len(inputs), size):
+        batch = inputs[start : start + size]
+        short = size - len(batch)
         filled = np.concatenate([batch, np.repeat(batch[-1:], short, axis=0)]) if short else batch
         found = function(jax.device_put(filled, rows))
         results.append(np.asarray(found, np.float32)[: len(batch)])

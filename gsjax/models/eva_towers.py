@@ -1,12 +1,18 @@
 """Loads EVA-CLIP pairs from state dicts of OpenCLIP and of EVA-CLIP itself.
 
 The door is ``towers.load('evaclip:PATH', weights.open_state_dict)``. Options are those of
-``clip_towers``; ``arch``, a name of ``eva_presets``, is only needed to be sure, since the published
-sizes all differ in their shapes. Towers larger than the device: ``eva.stream_encode``.
+``clip_towers`` and
+
+    stream      no (default) or yes: the image tower stays in the file, and one layer at a time is on the
+                device (one device); for towers larger than its memory. Slow unless many pictures pass
+                a call, which `gsjax.data.embed` takes care of
+
+``arch``, a name of ``eva_presets``, is only needed to be sure: the published sizes all differ in their
+shapes.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +31,9 @@ from gsjax.models import (
     toy_towers,
 )
 
+DEFAULTS = dict(clip_towers.DEFAULTS, stream="no")
+_STREAM_BATCH = 1024  # pictures a pass over the file; 0.9 GB of tokens of E-14 in bfloat16
+
 
 def build(
     kind: str, path: str, state_dict: Mapping[str, np.ndarray], options: Mapping[str, str]
@@ -35,29 +44,49 @@ def build(
         kind: 'evaclip'.
         path: where it comes from, for messages.
         state_dict: name -> array, read one at a time.
-        options: of ``clip_towers.DEFAULTS``.
+        options: of ``DEFAULTS``.
 
     Raises:
         ValueError: an unknown option, a model of another class, or arrays that do not fit; one
             message lists all misfits.
     """
+    options = {**DEFAULTS, **options}
+    stream = options.pop("stream")
+    if stream not in ("no", "yes"):
+        raise ValueError(f"towers: option stream: unknown {stream!r}; known: ['no', 'yes']")
     options = clip_towers.checked(options)
     dtype = clip_towers.DTYPES[options["dtype"]]
     arch, config = architecture(path, state_dict, options["arch"])
-    params = convert(path, state_dict, config, dtype)
     described = dict(vars(config.image), dtype=options["dtype"], text=vars(config.text))
-    digest = towers.digest_of(kind, described, name_tables.flatten(params))
-    params = jax.tree.map(jnp.asarray, params)
-    image, text = eva.EvaTower(config.image, dtype), clip.TextTower(config.text, dtype)
     background = image_preprocess.BACKGROUNDS[options["background"]]
     mean, std = image_preprocess.NORMS[options["norm"]]
     size, resize = config.image.image_size, options["resize"]
+    text = clip.TextTower(config.text, dtype)
+    params = {"text": convert_text(path, state_dict, config, dtype)}
+    if stream == "yes":
+        check_image(path, state_dict, config)
+        read = eva_tables.layer_reader(config.image, state_dict)
+        arrays = {f"text/{name}": x for name, x in name_tables.flatten(params["text"]).items()}
+        digest = towers.digest_of(kind, described, _Layers(arrays, config.image, read, dtype))
 
-    # The weights are arguments: as constants they would be copied into the compiled programs.
-    @jax.jit
-    def encode_images(params, pictures):
-        pixels = image_preprocess.normalize(pictures, mean, std).astype(dtype)
-        return toy_towers.normalize(image.apply({"params": params}, pixels))
+        def images(pictures):
+            pixels = np.asarray(image_preprocess.normalize(pictures, mean, std))
+            return toy_towers.normalize(
+                jnp.asarray(eva.stream_encode(config.image, read, pixels, dtype=dtype))
+            )
+
+    else:
+        params["image"] = convert_image(path, state_dict, config, dtype)
+        digest = towers.digest_of(kind, described, name_tables.flatten(params))
+        tower = eva.EvaTower(config.image, dtype)
+
+        # The weights are arguments: as constants they would be copied into the compiled programs.
+        @jax.jit
+        def encode_images(params, pictures):
+            pixels = image_preprocess.normalize(pictures, mean, std).astype(dtype)
+            return toy_towers.normalize(tower.apply({"params": params}, pixels))
+
+        images = functools.partial(encode_images, jax.tree.map(jnp.asarray, params["image"]))
 
     @jax.jit
     def encode_texts(params, tokens):
@@ -73,10 +102,35 @@ def build(
         ),
         prepare_image=lambda picture: image_preprocess.crop(picture, size, background, resize),
         tokenize=bpe.BpeTokenizer(config.text.context, options["on_long"]),
-        encode_images=functools.partial(encode_images, params["image"]),
-        encode_texts=functools.partial(encode_texts, params["text"]),
+        encode_images=images,
+        encode_texts=functools.partial(encode_texts, jax.tree.map(jnp.asarray, params["text"])),
         licence=options["licence"],
+        batch=_STREAM_BATCH if stream == "yes" else 0,
     )
+
+
+class _Layers(Mapping):
+    """All arrays as :func:`convert` gives them, those of the image tower read a layer at a time."""
+
+    def __init__(self, rest: Mapping[str, np.ndarray], config: eva.EvaConfig, read, dtype):
+        self._rest, self._read, self._dtype = rest, read, dtype
+        names = name_tables.flat_shapes(eva.abstract_variables(config))
+        self._names = [f"image/{name}" for name in names]
+        self._layer: tuple[str, dict] = ("", {})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._rest:
+            return self._rest[name]
+        _, layer, leaf = name.split("/", 2)
+        if self._layer[0] != layer:
+            self._layer = layer, name_tables.flatten(self._read(layer))
+        return np.array(self._layer[1][leaf], self._dtype, order="C")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._names, *self._rest])
+
+    def __len__(self) -> int:
+        return len(self._names) + len(self._rest)
 
 
 def architecture(
@@ -136,13 +190,10 @@ def _text_sizes(state_dict, path) -> dict:
     )
 
 
-def convert(
-    path: str,
-    state_dict: Mapping[str, np.ndarray],
-    config: eva_presets.EvaClipConfig,
-    dtype=None,
+def convert_image(
+    path: str, state_dict: Mapping[str, np.ndarray], config: eva_presets.EvaClipConfig, dtype=None
 ) -> dict:
-    """Parameters {'image': of ``eva.EvaTower``, 'text': of ``clip.TextTower``} as NumPy arrays.
+    """Parameters of ``eva.EvaTower`` as NumPy arrays.
 
     Args:
         path: for messages.
@@ -151,26 +202,40 @@ def convert(
         dtype: None keeps the file's.
 
     Raises:
-        ValueError: keys missing or left over, or of other shapes; one message a tower lists them.
+        ValueError: keys missing or left over, or of other shapes; one message lists them.
     """
+    return _convert_image(path, eva_tables.image_view(state_dict, path), config, dtype)
+
+
+def check_image(path: str, state_dict: Mapping, config: eva_presets.EvaClipConfig) -> None:
+    """Raises as :func:`convert_image` does, from names and shapes alone, without reading arrays."""
     view = eva_tables.image_view(state_dict, path)
-    image = name_tables.convert(
+    blank = {name: np.broadcast_to(np.int8(0), shape) for name, shape in view.shapes().items()}
+    _convert_image(path, blank, config, None)
+
+
+def _convert_image(path, view, config, dtype):
+    return name_tables.convert(
         view,
         eva_tables.image_table(config.image, eva_tables.is_fused(view)),
         name_tables.flat_shapes(eva.abstract_variables(config.image)),
         what=f"{path}, image tower",
         ignore=eva_tables.IGNORE,
         dtype=dtype,
-    )
+    ).variables
+
+
+def convert_text(
+    path: str, state_dict: Mapping[str, np.ndarray], config: eva_presets.EvaClipConfig, dtype=None
+) -> dict:
+    """Parameters of ``clip.TextTower``; otherwise as :func:`convert_image`."""
     tokens = jax.ShapeDtypeStruct((1, config.text.context), jnp.int32)
-    tower = clip.TextTower(config.text)
-    wanted = jax.eval_shape(tower.init, jax.random.key(0), tokens)["params"]
-    text = name_tables.convert(
+    wanted = jax.eval_shape(clip.TextTower(config.text).init, jax.random.key(0), tokens)["params"]
+    return name_tables.convert(
         eva_tables.text_view(state_dict),
         eva_tables.text_table(config),
         name_tables.flat_shapes({"text": wanted}),
         what=f"{path}, text tower",
         ignore=(*eva_tables.IGNORE, r"logit_scale$"),
         dtype=dtype,
-    )
-    return {"image": image.variables, "text": text.variables["text"]}
+    ).variables["text"]

@@ -45,6 +45,7 @@ class Towers:
             another ``jax.jit`` around it makes constants of the weights.
         encode_texts: device, compiled likewise: ids [B, ...] -> unit vectors [B, D].
         licence: of the weights, as whoever loads them states it; not part of any digest.
+        batch: pictures that a call of ``encode_images`` had best get; 0 = any number.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Towers:
     encode_images: Callable[[jax.Array], jax.Array]
     encode_texts: Callable[[jax.Array], jax.Array]
     licence: str = "unknown"
+    batch: int = 0
 
 
 def resize_rgb(picture: np.ndarray, size: int) -> np.ndarray:

@@ -87,10 +87,16 @@ def test_both_namings_give_the_same_parameters(eva02):
     timms, original = (eva_case.state_dict(eva02=eva02, naming=n) for n in ("timm", "original"))
     assert not set(timms) & {key for key in original if key.startswith("visual.")}
     pair = eva_presets.pair(config, 8, 1, 2)
-    trees = [eva_towers.convert("file", sd, pair) for sd in (timms, original)]
+    trees = [
+        [
+            convert("file", sd, pair)
+            for convert in (eva_towers.convert_image, eva_towers.convert_text)
+        ]
+        for sd in (timms, original)
+    ]
     jax.tree.map(np.testing.assert_array_equal, *trees)
     tower = _params(config, eva_case.image_state_dict(eva02=eva02))
-    jax.tree.map(np.testing.assert_array_equal, trees[0]["image"], tower)
+    jax.tree.map(np.testing.assert_array_equal, trees[0][0], tower)
 
 
 @pytest.mark.parametrize("eva02", [True, False])
@@ -174,6 +180,44 @@ def test_pair_embeds_pictures_and_captions(naming, monkeypatch):
     np.testing.assert_allclose(jnp.linalg.norm(texts, axis=-1), 1, rtol=1e-5)
     np.testing.assert_allclose(texts[0], texts[2], rtol=1e-6)
     assert np.abs(texts[0] - texts[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_streamed_pair_is_the_same_pair(dtype, monkeypatch):
+    monkeypatch.setitem(eva_presets.PRESETS, "small", eva_presets.pair(_config(), 8, 1, 2))
+    sd, asked = eva_case.state_dict(), []
+
+    class Lazy(dict):
+        def __getitem__(self, key):
+            asked.append(key)
+            return super().__getitem__(key)
+
+        def shape(self, key):
+            return super().__getitem__(key).shape
+
+    whole, streamed = (
+        eva_towers.build("evaclip", "file", Lazy(sd), dict(dtype=dtype, stream=stream))
+        for stream in ("no", "yes")
+    )
+    assert whole.digest == streamed.digest and (whole.batch, streamed.batch) == (0, 1024)
+    pictures = np.random.default_rng(1).integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
+    asked.clear()
+    found = streamed.encode_images(pictures)
+    assert len(asked) == len(set(asked)) == len(eva_case.image_shapes())  # each array once a call
+    tolerance = 1e-5 if dtype == "float32" else 0.03
+    np.testing.assert_allclose(found, whole.encode_images(pictures), atol=tolerance)
+    ids = whole.tokenize(["a chair"])
+    np.testing.assert_array_equal(streamed.encode_texts(ids), whole.encode_texts(ids))
+
+
+def test_a_streamed_file_is_checked_whole_before_any_array_of_it_is_read(monkeypatch):
+    monkeypatch.setitem(eva_presets.PRESETS, "small", eva_presets.pair(_config(), 8, 1, 2))
+    sd = eva_case.state_dict() | {"visual.trunk.extra": np.zeros(3)}
+    del sd["visual.trunk.blocks.1.norm2.bias"]
+    with pytest.raises(ValueError, match="missing: blocks.1.norm2.bias\nunexpected: extra"):
+        eva_towers.build("evaclip", "file", sd, dict(stream="yes"))
+    with pytest.raises(ValueError, match="option stream: unknown 'maybe'"):
+        eva_towers.build("evaclip", "file", sd, dict(stream="maybe"))
 
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
