@@ -1,9 +1,10 @@
 """``gsjax study``: runs what a study still lacks, then prints its table.
 
-A study file exports ``get_study() -> {name, runs, report, against}``; a run is ``{arm, kind, config}`` with
+A study file exports ``get_study() -> {name, runs, report, against, rows_of}``; a run is ``{arm, kind, config}`` with
 a kind of ``study_kinds``. ``report`` is a table of ``study_report``: 'figures' of each run (the default), 'arms'
 with intervals and differences to the arm ``against``, or 'few_shot' likewise. Each finished run adds one
-JSON row to ``results/<name>.jsonl``; rows that are there are not run again.
+JSON row to ``results/<name>.jsonl``; rows that are there, or in the files of the studies ``rows_of``, are not
+run again.
 """
 
 import argparse
@@ -30,8 +31,11 @@ def run(args: argparse.Namespace) -> int:
     from gsjax.cli import study_report
 
     study = _load(pathlib.Path(args.file))
-    path = pathlib.Path(args.results) / f"{study['name']}.jsonl"
+    folder = pathlib.Path(args.results)
+    path = folder / f"{study['name']}.jsonl"
     rows = read_rows(path)
+    for other in study.get("rows_of", ()):
+        rows += read_rows(folder / f"{other}.jsonl")
     wanted = [_key_of(item) for item in study["runs"]]  # before a run fills its config in
     if not args.report:
         for item, key in zip(study["runs"], wanted):

@@ -57,6 +57,18 @@ def test_finished_runs_are_kept_and_not_run_again(folder, capsys):
     assert "good (2 seeds)" in text and "100.0 [100.0, 100.0]" in text
 
 
+def test_rows_of_other_studies_count(folder, capsys):
+    root, calls = folder
+    _run(root, "--only=good")
+    file = root / "configs" / "studies" / "other.py"
+    text = FILE.replace('dict(name="toy", runs', 'dict(name="other", rows_of=["toy"], runs')
+    file.write_text(text)
+    assert main.run(["study", str(file), f"--results={root / 'results'}"]) == 0
+    assert calls[2:] == [(0.0, 0)]  # 'bad' alone
+    assert len((root / "results" / "other.jsonl").read_text().splitlines()) == 1
+    assert "good (2 seeds)" in capsys.readouterr().out
+
+
 def test_the_table_names_majority_and_chance(folder, capsys):
     root, _ = folder
     _run(root)
