@@ -184,14 +184,7 @@ def write(path: epath.PathLike, gaussians, *, drop_sh: bool = False, keep_order:
     """
     arrays = records.as_dict(gaussians)
     records.clean(arrays, f"{path} (not written)", "error")
-    held = (_MAX_DEGREE + 1) ** 2
-    if arrays["sh"].shape[1] > held and not drop_sh:
-        raise ValueError(
-            f"sh: a compressed PLY holds degree {_MAX_DEGREE} at most, found K = "
-            f"{arrays['sh'].shape[1]} coefficients; write a plain .ply, or pass drop_sh=True to lose "
-            f"those above {held}"
-        )
-    arrays["sh"] = arrays["sh"][:, :held]
+    records.limit_degree(arrays, _MAX_DEGREE, "a compressed PLY", drop_sh)
     if not keep_order:
         rows = _z_order(arrays["means"])
         arrays = {name: value[rows] for name, value in arrays.items()}

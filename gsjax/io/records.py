@@ -29,6 +29,27 @@ class SplatFormatError(ValueError):
     """A file is not what its format promises: damaged, incomplete, or another kind of file."""
 
 
+def limit_degree(arrays: dict[str, np.ndarray], degree: int, what: str, drop_sh: bool) -> None:
+    """Cuts ``sh`` of :func:`as_dict`'s result to what a format holds, in place.
+
+    Args:
+      arrays: a scene.
+      degree: the largest SH degree of the format.
+      what: the format, for the message.
+      drop_sh: allow the loss.
+
+    Raises:
+      ValueError: coefficients would be lost without ``drop_sh``.
+    """
+    held, found = (degree + 1) ** 2, arrays["sh"].shape[1]
+    if found > held and not drop_sh:
+        raise ValueError(
+            f"sh: {what} holds degree {degree} at most, found K = {found} coefficients; write a plain "
+            f".ply, or pass drop_sh=True to lose those above {held}"
+        )
+    arrays["sh"] = arrays["sh"][:, :held]
+
+
 def as_dict(gaussians) -> dict[str, np.ndarray]:
     """A checked float32 copy of a scene given as a mapping or as a ``RawGaussians``.
 

@@ -173,14 +173,7 @@ def write(
     _check_options(version, axes, fractional_bits, sh_bits)
     arrays = records.as_dict(gaussians)
     records.clean(arrays, f"{path} (not written)", "error")
-    held = (_MAX_DEGREE_WRITTEN + 1) ** 2
-    if arrays["sh"].shape[1] > held and not drop_sh:
-        raise ValueError(
-            f"sh: .spz holds degree {_MAX_DEGREE_WRITTEN} at most, found K = "
-            f"{arrays['sh'].shape[1]} coefficients; write a .ply, or pass drop_sh=True to lose those "
-            f"above {held}"
-        )
-    arrays["sh"] = arrays["sh"][:, :held]
+    records.limit_degree(arrays, _MAX_DEGREE_WRITTEN, ".spz", drop_sh)
     if axes == "spz":
         arrays = _half_turn(arrays)
     num, sh = len(arrays["means"]), arrays["sh"]

@@ -61,6 +61,32 @@ def kind_loss(
     return -jnp.sum(jnp.where(valid, own, 0.0)) / jnp.maximum(valid.sum(), 1)
 
 
+def total_loss(
+    images: jax.Array,
+    texts: jax.Array,
+    kinds: jax.Array | None,
+    logit_scale: jax.Array,
+    batch,
+    share: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(1 - share) captions + share kinds, and the figures to log.
+
+    Args:
+        images, texts: unit vectors [B, D].
+        kinds: of :func:`kind_loss`; None where ``share`` is 0.
+        logit_scale: scalar, the log of the inverse temperature.
+        batch: with ``valid``, ``caption_hash`` and ``category``.
+        share: of the loss by kinds.
+    """
+    valid = batch["valid"]
+    loss = pair_loss(images, texts, logit_scale, valid=valid, caption_hash=batch["caption_hash"])
+    if kinds is not None:
+        by_name = kind_loss(images, kinds, logit_scale, category=batch["category"], valid=valid)
+        loss = (1 - share) * loss + share * by_name
+    accuracy = batch_accuracy(images, texts, valid)
+    return loss, {"batch_accuracy": accuracy, "logit_scale": logit_scale}
+
+
 def batch_accuracy(images: jax.Array, texts: jax.Array, valid: jax.Array) -> jax.Array:
     """Share of valid pictures whose own caption is the nearest valid one of the batch."""
     similarity = jnp.where(valid[None], images @ texts.T, -2.0)

@@ -15,10 +15,7 @@ from gsjax.data import pictures, prepare, store, templates
 from gsjax.losses import contrastive
 from gsjax.models import efficientnet, minilm, packaged, semantic_towers
 from gsjax.systems import base
-from gsjax.systems.toy_clip import frozen, losses, model
-
-WEIGHTS = "towers.npz"
-CLASS_TEMPLATES = "short"  # sentences around category names; see ``data.templates``
+from gsjax.systems.toy_clip import frozen, losses, model, recipe
 
 
 class ProjectedPair(nn.Module):
@@ -121,7 +118,10 @@ def assemble(
         project_params=lambda p: contrastive.clamp_logit_scale(p, config.loss.logit_scale_max),
         info=info,
         show=lambda variables, target: export(
-            variables["params"], sizes, target / WEIGHTS, _recipe(config, folder)
+            variables["params"],
+            sizes,
+            target / recipe.WEIGHTS,
+            recipe.notes(config, folder, **_more(config)),
         ),
     )
 
@@ -136,7 +136,7 @@ def _records(folder, split: str, features: frozen.Features) -> list[dict]:
 def _info(features: frozen.Features, folder) -> dict:
     """Class names, and the rows of the sentences around them, [C, S]."""
     names = store.category_names(folder)
-    sentences = templates.TEMPLATES[CLASS_TEMPLATES]
+    sentences = templates.TEMPLATES[recipe.CLASS_TEMPLATES]
     rows = [[features.rows[s.format(name)] for s in sentences] for name in names]
     return dict(class_names=list(names), class_tokens=rows)
 
@@ -148,20 +148,12 @@ def _loss(net, config, table, sentences, variables, batch, rng, train: bool):
     if train:
         images, texts = _perturb(config.augment, noise, drop, images, texts)
     images, texts, logit_scale = net.apply(variables, images, texts)
-    valid, hashes = batch["valid"], batch["caption_hash"]
-    loss = losses.pair_loss(images, texts, logit_scale, valid=valid, caption_hash=hashes)
+    kinds = None
     if config.loss.kinds:
         drawn = jax.random.randint(draw, (), 0, sentences.shape[1]) if train else 0
         kinds = table[jnp.asarray(sentences)[:, drawn]]
         kinds = net.apply(variables, kinds, method="encode_texts")
-        by_name = losses.kind_loss(
-            images, kinds, logit_scale, category=batch["category"], valid=valid
-        )
-        loss = (1 - config.loss.kinds) * loss + config.loss.kinds * by_name
-    metrics = {
-        "batch_accuracy": losses.batch_accuracy(images, texts, valid),
-        "logit_scale": logit_scale,
-    }
+    loss, metrics = losses.total_loss(images, texts, kinds, logit_scale, batch, config.loss.kinds)
     return loss, metrics, {}
 
 
@@ -180,21 +172,13 @@ def export(params, sizes: semantic_towers.SemanticConfig, path, notes) -> str:
     return semantic_towers.save(path, sizes, weights, notes)
 
 
-def _recipe(config, folder) -> dict:
-    """What made the projections, kept beside them."""
+def _more(config) -> dict:
+    """What else made the projections."""
     return dict(
-        dataset=config.data.name,
-        fingerprint=store.fingerprint(folder),
-        split="train",
-        num_steps=config.train.num_steps,
-        batch_size=config.train.batch_size,
-        lr=config.optim.lr,
         wd=config.optim.wd,
         kinds=config.loss.kinds,
         drop_feature=config.augment.drop_feature,
         text_noise=config.augment.text_noise,
         views=config.data.views,
         view_size=config.data.view_size,
-        seed=config.seed,
-        backend=jax.default_backend(),
     )

@@ -10,12 +10,10 @@ from gsjax.data import prepare, store, templates
 from gsjax.losses import contrastive
 from gsjax.models import towers, toy_towers
 from gsjax.systems import base
-from gsjax.systems.toy_clip import data, gallery, losses, model, projected
+from gsjax.systems.toy_clip import data, gallery, losses, model, projected, recipe
 
-WEIGHTS = "towers.npz"
 TOWERS = ("own", "packaged")
 _PICTURE_OPTIONS = ("zoom", "shift", "gain", "tint", "grey", "flip")
-CLASS_TEMPLATES = "short"  # sentences around category names; see ``data.templates``
 
 
 def build(config) -> base.System:
@@ -64,7 +62,7 @@ def assemble(config, sizes: toy_towers.TowerConfig, folder) -> base.System:
         return data.examples(folder, split, sizes, seed=config.seed, train=train, **options)
 
     def show(variables, target):
-        export(variables["params"], sizes, target / WEIGHTS, _recipe(config, folder))
+        export(variables["params"], sizes, target / recipe.WEIGHTS, recipe.notes(config, folder))
         gallery.draw(embed, variables, examples(config.eval.split, False, with_text=True), target)
 
     def embed(variables, batch):
@@ -106,7 +104,7 @@ def _embed(net: model.Pair, variables, batch) -> dict[str, jax.Array]:
 def _info(sizes: toy_towers.TowerConfig, folder) -> dict:
     """Class names, and sentences around them as ids [C, S, W, 1 + G]."""
     names = store.category_names(folder)
-    sentences = templates.TEMPLATES[CLASS_TEMPLATES]
+    sentences = templates.TEMPLATES[recipe.CLASS_TEMPLATES]
     tokens = [sizes.tokenizer([s.format(name) for s in sentences]).tolist() for name in names]
     return dict(class_names=list(names), class_tokens=tokens)
 
@@ -124,19 +122,11 @@ def _loss(net: model.Pair, config, sentences, variables, batch, rng, train: bool
         pixels = jax.vmap(lambda k, x: data.augment_picture(k, x, **picture))(keys[:, 0], pixels)
         tokens = jax.vmap(lambda k, x: data.augment_tokens(k, x, **words))(keys[:, 1], tokens)
     images, texts, logit_scale = net.apply(variables, pixels, tokens)
-    valid, hashes = batch["valid"], batch["caption_hash"]
-    loss = losses.pair_loss(images, texts, logit_scale, valid=valid, caption_hash=hashes)
+    kinds = None
     if config.loss.kinds:
         drawn = jax.random.randint(draw, (), 0, sentences.shape[1]) if train else 0
         kinds = net.apply(variables, jnp.asarray(sentences)[:, drawn], method="encode_texts")
-        by_name = losses.kind_loss(
-            images, kinds, logit_scale, category=batch["category"], valid=valid
-        )
-        loss = (1 - config.loss.kinds) * loss + config.loss.kinds * by_name
-    metrics = {
-        "batch_accuracy": losses.batch_accuracy(images, texts, batch["valid"]),
-        "logit_scale": logit_scale,
-    }
+    loss, metrics = losses.total_loss(images, texts, kinds, logit_scale, batch, config.loss.kinds)
     return loss, metrics, {}
 
 
@@ -147,17 +137,3 @@ def export(params, sizes: toy_towers.TowerConfig, path, notes) -> str:
     """
     weights = jax.tree.map(np.asarray, params["towers"])
     return towers.save(path, "toy_clip", dataclasses.asdict(sizes), weights, notes)
-
-
-def _recipe(config, folder) -> dict:
-    """What made the weights, kept beside them."""
-    return dict(
-        dataset=config.data.name,
-        fingerprint=store.fingerprint(folder),
-        split="train",
-        num_steps=config.train.num_steps,
-        batch_size=config.train.batch_size,
-        lr=config.optim.lr,
-        seed=config.seed,
-        backend=jax.default_backend(),
-    )
