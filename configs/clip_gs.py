@@ -4,11 +4,15 @@
     python main.py --config=configs/clip_gs.py:quick --workdir=DIR      # a minute or two
     python main.py --config=configs/clip_gs.py:paper --workdir=DIR \\
         --config.data.source=FOLDER_OF_PLY --config.data.captions_csv=CAPTIONS.csv
+    python main.py --config=configs/clip_gs.py:data=modelnet_splats --workdir=DIR \\
+        --config.data.source=FOLDER --config.data.towers=TOWERS     # a public collection
 
 Arguments after the colon: ``quick``, ``paper``, ``size=debug|laptop|tiny|small|base|large|giant``,
-``data=procedural|objects_cc0|folder|fitted``, ``attributes=all|xyz_rgb``, ``few_shot``: train
-without the categories of the few-shot episodes (``gsjax.evals.episodes``) and measure on them. Plain and ``:quick`` download
-nothing: the objects are procedural, the image and text towers ship with the package.
+``data=procedural|objects_cc0|folder|fitted`` or a public collection (``gsjax.data.collections``):
+``data=modelnet_splats|shape_splats|unigs_objaverse``, ``attributes=all|xyz_rgb``, ``few_shot``: train
+without the categories of the few-shot episodes (``gsjax.evals.episodes``) and measure on them. Plain and
+``:quick`` download nothing: the objects are procedural, the image and text towers ship with the
+package.
 
 Sources in comments: P the paper, U Uni3D (arXiv 2310.06773), which the paper starts from; no letter:
 a choice of this project.
@@ -79,7 +83,7 @@ def _data(config, size, name):
     config.data.num_gaussians = presets.num_gaussians(size)
     config.data.update(
         _block(
-            up_axis="y",  # 'folder' only: what its files use; records are y-up
+            up_axis="",  # of the files; '' = 'y' for 'folder', a collection's own; records are y-up
             radius_quantile=1.0,  # U; 0.995 is robust against floaters
             prune_alpha=0.0,
             views_per_step=5,  # P: K
@@ -143,7 +147,8 @@ def _train(config):
 
 def _paper(config):
     """The paper's setting as far as it is known; what it leaves open follows Uni3D."""
-    config.data.name = "folder"  # P: 240k Objaverse and Objaverse-XL shapes, each one 3DGS
+    if config.data.name == "procedural":  # no other set was asked for
+        config.data.name = "folder"  # P: 240k Objaverse and Objaverse-XL shapes, each one 3DGS
     config.data.views = 36  # P
     config.data.view_size = 256
     config.model.early_patch_dropout = False  # U drops encoded patches

@@ -64,10 +64,10 @@ def data_block() -> ml_collections.ConfigDict:
     """Which data set, how much of it, and how it is read."""
     return ml_collections.ConfigDict(
         dict(
-            name="procedural",  # 'procedural' | 'objects_cc0' | 'folder' | 'fitted'
+            name="procedural",  # | 'objects_cc0' | 'folder' | 'fitted', or one of data.collections
             dir="",  # cache of prepared sets; '' = $GSJAX_CACHE or ~/.cache/gsjax
             source="",  # raw data; '' = $GSJAX_DATA/<name> where the set needs any
-            captions_csv="",  # 'folder' only: file name, caption, category
+            captions_csv="",  # 'folder' and collections: file or uid, caption, category
             num_objects=512,  # 'procedural' only: training objects
             num_test=0,  # 'procedural' only; 0 = one for every eight, but every category once
             num_gaussians=2048,  # per object, after sub-sampling or padding
@@ -76,9 +76,9 @@ def data_block() -> ml_collections.ConfigDict:
             stored_gaussians=0,  # in a record, to draw from; 0 = what the set does by default
             seed=0,  # of sampled surfaces and procedural objects
             split="v2",  # 'objects_cc0' only: 'v2' (group-disjoint) or 'shipped'
-            limit=0,  # 'objects_cc0' only: objects a side at most; 0 = all
-            up_axis="y",  # 'folder' only: 'y' or 'z', of the files
-            on_bad_rows="error",  # 'folder' only: or 'drop'
+            limit=0,  # 'objects_cc0' and collections: objects a side at most; 0 = all
+            up_axis="",  # of the files; '' = 'y' for 'folder', a collection's own
+            on_bad_rows="error",  # 'folder' and collections: or 'drop'
             towers="",  # weights of the image/text pair; '' = those shipped for the set
             num_threads=4,  # read threads a process
             prefetch=32,  # examples buffered on the host

@@ -1,4 +1,4 @@
-"""Your own objects: a folder of 3DGS files (.ply, .splat) and a CSV of captions.
+"""Your own objects: a folder of 3DGS files (.ply, .splat, ...) and a CSV of captions.
 
 The CSV has a header and one row a caption: ``file`` (name inside the folder) or ``uid`` (the same
 without its extension), ``caption``, and optionally ``category`` and ``split`` ('train' or 'test').
@@ -28,13 +28,17 @@ _EDGE = 1 << 16  # bytes at either end of a file that go into its identity
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One object: ``uid``, ``path``, ``captions``, ``category`` (name), ``split``."""
+    """One object: ``uid``, ``path``, ``captions``, ``category``, ``split``, ``name``.
+
+    ``split`` is 'train', 'test' or '' (see ``assign_splits``); ``name`` is in words, '' = the file's.
+    """
 
     uid: str
     path: epath.Path
     captions: tuple[str, ...]
     category: str
     split: str
+    name: str = ""
 
 
 def read_captions(source, captions_csv="") -> list[Item]:
@@ -55,9 +59,10 @@ def read_captions(source, captions_csv="") -> list[Item]:
             "files"
         )
     source = epath.Path(source)
-    table = _find_table(source, captions_csv)
-    rows = _read_table(table)
-    known = {p.name: p for p in source.iterdir() if p.suffix.lower() in EXTENSIONS}
+    table = find_table(source, captions_csv)
+    rows = read_table(table)
+    readable = (*EXTENSIONS, *formats.NAMED_FORMATS)
+    known = {p.name: p for p in source.iterdir() if p.suffix.lower() in readable}
     items: dict[str, Item] = {}
     for line, row in rows:
         item = _item(row, known, f"{os.fspath(table)}, line {line}")
@@ -67,7 +72,12 @@ def read_captions(source, captions_csv="") -> list[Item]:
     return [items[uid] for uid in sorted(items)]
 
 
-def _find_table(source: epath.Path, captions_csv) -> epath.Path:
+def find_table(source: epath.Path, captions_csv="") -> epath.Path:
+    """The table of a folder: as given, from the working directory or the folder; '' = captions.csv.
+
+    Raises:
+        ValueError: there is no such file.
+    """
     given = os.fspath(captions_csv) or "captions.csv"
     places = [epath.Path(given), source / given] if captions_csv else [source / given]
     for place in places:
@@ -79,8 +89,15 @@ def _find_table(source: epath.Path, captions_csv) -> epath.Path:
     )
 
 
-def _read_table(table: epath.Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of every row that is not blank."""
+def read_table(
+    table: epath.Path, needed: tuple[str, ...] = ("caption",)
+) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of every row that is not blank; column names in lower case.
+
+    Raises:
+        ValueError: no UTF-8, neither 'file' nor 'uid' or another needed column absent, or a row with
+            more values than columns.
+    """
     try:
         text = table.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,10 +105,11 @@ def _read_table(table: epath.Path) -> list[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     columns = [name.strip().lower() for name in reader.fieldnames or []]
     reader.fieldnames = columns
-    if "caption" not in columns or not {"file", "uid"} & set(columns):
+    if not set(needed) <= set(columns) or not {"file", "uid"} & set(columns):
+        named = "".join(f"{name!r} and " for name in needed)
         raise ValueError(
-            f"{os.fspath(table)}: columns {columns} found; 'caption' and one of 'file', 'uid' are "
-            "needed, 'category' and 'split' may follow"
+            f"{os.fspath(table)}: columns {columns} found; {named}one of 'file', 'uid' are needed, "
+            "'caption', 'category' and 'split' are the others"
         )
     rows = []
     for row in reader:
@@ -109,7 +127,7 @@ def _item(row: dict[str, str], known: dict[str, epath.Path], where: str) -> Item
     if name in known:
         path = known[name]
     else:
-        matches = [p for p in known.values() if p.stem == name]
+        matches = [p for p in known.values() if p.stem == name and p.suffix.lower() in EXTENSIONS]
         if len(matches) != 1:
             found = f"{len(matches)} files" if matches else "no file"
             raise ValueError(
@@ -225,7 +243,7 @@ def objects(
         stored["sh0"] = gaussians["sh"][rows, 0]
         yield {
             "uid": item.uid,
-            "name": item.path.stem.replace("_", " "),
+            "name": item.name or item.path.stem.replace("_", " "),
             "category": categories.index(item.category),
             "captions": list(item.captions),
             "colored": True,

@@ -8,22 +8,23 @@ imports no JAX; making a set (``build``) does.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
 
 from etils import epath
 
-from gsjax.data import fitted, folder, objects_cc0, procedural, store
+from gsjax.data import collections, fitted, folder, objects_cc0, procedural, store
 
-NAMES = ("procedural", "objects_cc0", "folder", "fitted")
+NAMES = ("procedural", "objects_cc0", "folder", "fitted", *collections.NAMES)
 # Every field of the data config that decides what a prepared set holds, with its default. Other
 # fields (read threads, ...) are of no concern here.
 DEFAULTS = dict(
     name="procedural",
     dir="",  # cache root, local or gs://; '' = $GSJAX_CACHE or ~/.cache/gsjax
-    source="",  # raw data; '' = $GSJAX_DATA/objects_cc0 for objects_cc0
-    captions_csv="",  # folder only
+    source="",  # raw data; '' = $GSJAX_DATA/<name> for objects_cc0 and collections
+    captions_csv="",  # folder; collections: a CSV or JSON by uid, '' = their own
     num_objects=512,  # procedural only: training objects
     num_test=0,  # procedural only; 0 = one for every eight, but every category once
     num_gaussians=2048,  # that an example will have
@@ -32,10 +33,10 @@ DEFAULTS = dict(
     view_size=64,
     seed=0,
     split="v2",  # objects_cc0 only: 'v2' (group-disjoint) or 'shipped'
-    limit=0,  # objects_cc0 only: objects a side at most; 0 = all
+    limit=0,  # objects_cc0 and collections: objects a side at most; 0 = all
     exclude_categories=(),  # objects_cc0 only: kept out of 'train' and 'test', as the split 'novel'
-    up_axis="y",  # folder only
-    on_bad_rows="error",  # folder only: or 'drop'
+    up_axis="",  # folder and collections: of the files; '' = 'y', the collection's own
+    on_bad_rows="error",  # folder and collections: or 'drop'
 )
 RENDER_VERSION = 1  # raise it when pictures change
 
@@ -72,6 +73,7 @@ def plan(data_config):
     s = settings(data_config)
     parts = {
         "procedural": _procedural, "objects_cc0": _objects_cc0, "folder": _folder, "fitted": _fitted,
+        **dict.fromkeys(collections.NAMES, _collection),
     }  # fmt: skip
     fields = parts[s["name"]](s)
     identity = {
@@ -173,10 +175,31 @@ def _objects_cc0(s: dict) -> dict:
 
 def _folder(s: dict) -> dict:
     items = folder.read_captions(s["source"], s["captions_csv"])
-    sides = folder.assign_splits(items)
+    return _files(s, folder.assign_splits(items), up_axis="y", version=folder.VERSION)
+
+
+def _collection(s: dict) -> dict:
+    source, known = s["source"], collections.COLLECTIONS[s["name"]]
+    if not source and os.environ.get("GSJAX_DATA"):
+        source = os.path.join(os.environ["GSJAX_DATA"], s["name"])
+    items = collections.list_items(s["name"], source, s["captions_csv"])
+    # the side goes into the identity: hashes of what the limit leaves out decide it too
+    sides = {
+        side: [
+            dataclasses.replace(o, split=side) for o in collections.thin(chosen, int(s["limit"]))
+        ]
+        for side, chosen in folder.assign_splits(items).items()
+    }
+    version = [folder.VERSION, collections.VERSION]
+    return _files(s, sides, up_axis=known.up_axis, version=version)
+
+
+def _files(s: dict, sides: dict[str, list[folder.Item]], *, up_axis: str, version) -> dict:
+    """Sets of one file an object; ``up_axis`` is the files' where the config leaves it open."""
+    items = sorted((item for chosen in sides.values() for item in chosen), key=lambda o: o.uid)
     categories = sorted({item.category for item in items})
     stored = int(s["stored_gaussians"]) or 2 * int(s["num_gaussians"])
-    reading = dict(up_axis=s["up_axis"], on_bad_rows=s["on_bad_rows"])
+    reading = dict(up_axis=s["up_axis"] or up_axis, on_bad_rows=s["on_bad_rows"])
 
     def objects(split: str):
         return folder.objects(
@@ -188,9 +211,7 @@ def _folder(s: dict) -> dict:
         )
 
     return dict(
-        identity=dict(
-            source=folder.digest(items), gaussians=stored, version=folder.VERSION, **reading
-        ),
+        identity=dict(source=folder.digest(items), gaussians=stored, version=version, **reading),
         categories=categories,
         parts=("",),
         splits={side: len(chosen) for side, chosen in sides.items()},

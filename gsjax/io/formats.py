@@ -7,20 +7,23 @@ where they are written.
 import numpy as np
 from etils import epath
 
-from gsjax.io import compressed_ply, ply, splat, spz
+from gsjax.io import compressed_ply, gaussian_array, ply, splat, spz
 
 FORMATS = {".compressed.ply": compressed_ply, ".ply": ply, ".splat": splat, ".spz": spz}
+# Endings of much else besides: such files are read where they are named, not looked for in folders.
+NAMED_FORMATS = {".npy": gaussian_array, ".pkl": gaussian_array}
 
 
 def _format_of(path: epath.PathLike):
     """The module for a name, by its longest known ending."""
+    known = FORMATS | NAMED_FORMATS
     name = epath.Path(path).name.lower()
-    for ending in sorted(FORMATS, key=len, reverse=True):
+    for ending in sorted(known, key=len, reverse=True):
         if name.endswith(ending):
-            return FORMATS[ending]
+            return known[ending]
     raise ValueError(
         f"path: unknown extension {epath.Path(path).suffix.lower()!r} of {path}; known are "
-        f"{sorted(FORMATS)}"
+        f"{sorted(known)}"
     )
 
 
@@ -35,7 +38,7 @@ def _format_of_file(path: epath.PathLike):
 def load_gaussians(
     path: epath.PathLike, *, on_bad_rows: str = "error", **options
 ) -> dict[str, np.ndarray]:
-    """Reads a .ply, .compressed.ply, .splat or .spz file.
+    """Reads a .ply, .compressed.ply, .splat or .spz file, a .npy table or a .pkl record of UniGS.
 
     Args:
       path: local, gs:// or s3:// file.
@@ -61,7 +64,7 @@ def load_gaussians_counted(
 
 
 def save_gaussians(path: epath.PathLike, gaussians, **options):
-    """Writes a .ply, .compressed.ply, .splat or .spz file atomically.
+    """Writes a .ply, .compressed.ply, .splat, .spz or .npy file atomically.
 
     Args:
       path: target file; its folder must exist.
@@ -71,6 +74,6 @@ def save_gaussians(path: epath.PathLike, gaussians, **options):
         antialiased, drop_sh).
 
     Raises:
-      ValueError: unknown extension, or a scene that the format cannot hold.
+      ValueError: unknown or read-only extension, or a scene that the format cannot hold.
     """
     _format_of(path).write(path, gaussians, **options)

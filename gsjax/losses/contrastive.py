@@ -11,7 +11,8 @@ Three forms of the same mathematics, equal in value and gradient:
 * ``gather``: under ``jax.shard_map`` every device gathers the other side and forms its own rows only.
 * ``ring``: chunks travel around the devices; neither a [B, B] matrix nor a gathered tensor exists.
 
-Not here: which pairs exist and how they are weighted (``systems/``).
+Not here: the sigmoid loss (``sigmoid.py``); which pairs exist and how they are weighted
+(``systems/``).
 """
 
 import functools
@@ -19,9 +20,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gsjax.losses import log_sums
+from gsjax.losses import log_sums, sharded
 
-SHARDINGS = ("none", "gather", "ring")
 NEGATIVES = ("per_slot", "all_views")
 
 
@@ -91,38 +91,16 @@ def pair_log_probs(
         ValueError: shapes that do not agree, an unknown option, or a batch that the devices along
             ``axes`` do not divide.
     """
-    _check_options(a, b, negatives, sharding)
-    wide = functools.partial(jnp.promote_types, jnp.float32)
-    a, b = a.astype(wide(a.dtype)), b.astype(wide(b.dtype))
-    num, slots = b.shape[:2]
-    valid_a = jnp.ones(num, bool) if valid_a is None else valid_a
-    valid_b = jnp.ones((num, slots), bool) if valid_b is None else valid_b
-    group = jnp.arange(num, dtype=jnp.uint32) if ids is None else ids
+    if negatives not in NEGATIVES:
+        raise ValueError(f"negatives: unknown {negatives!r}; known: {NEGATIVES}")
+    pairs = sharded.pairs(a, b, valid_a, valid_b, ids)
+    scale = jnp.asarray(scale, pairs.a.dtype)
     local = functools.partial(
         _local_log_probs, all_views=negatives == "all_views", detach=detach_gathered
     )
-    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
-    axes = tuple(axis for axis in axes if axis in mesh.axis_names)
-    shards = 1
-    for axis in axes:
-        shards *= mesh.shape[axis]
-    if sharding == "none" or shards == 1:
-        return local(log_sums.whole, a, b, scale, valid_a, valid_b, group)
-    if num % shards:
-        raise ValueError(
-            f"contrastive loss: batch {num} is not divisible by the {shards} devices along mesh "
-            f"axes {axes}; choose a batch size that is a multiple of {shards}"
-        )
-    negatives_fn = functools.partial(
-        {"gather": log_sums.gathered, "ring": log_sums.ring}[sharding], axes=axes, shards=shards
+    return sharded.by_rows(
+        local, log_sums.FORMS, pairs, (scale,), sharding=sharding, axes=axes, mesh=mesh
     )
-    batch = jax.sharding.PartitionSpec(axes)
-    return jax.shard_map(
-        functools.partial(local, negatives_fn),
-        mesh=mesh,
-        in_specs=(batch, batch, jax.sharding.PartitionSpec(), batch, batch, batch),
-        out_specs=(batch, batch),
-    )(a, b, jnp.asarray(scale), valid_a, valid_b, group)
 
 
 def symmetric_loss(
@@ -140,59 +118,8 @@ def symmetric_loss(
     )
 
 
-def sigmoid_loss(
-    a: jax.Array,
-    b: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    *,
-    weights: jax.Array | None = None,
-    valid_a: jax.Array | None = None,
-    valid_b: jax.Array | None = None,
-    ids: jax.Array | None = None,
-) -> jax.Array:
-    """Per-pair [B, K] sigmoid loss: the weighted true pair and all its row's false pairs.
-
-    ``l_ik = -weights_ik log s(L_iik + bias) - sum_{j != i} log s(-L_ijk - bias)`` with s the
-    logistic function. Source: SigLIP (arXiv 2303.15343), section 3.2.
-
-    Args:
-        a: [B, D] unit vectors. b: [B, K, D] unit vectors.
-        scale, bias: scalars.
-        weights: [B, K] on the true pairs, default 1.
-        valid_a, valid_b, ids: as in :func:`pair_log_probs`.
-
-    Returns:
-        [B, K]; rows of invalid objects and slots are zero.
-    """
-    num, slots = b.shape[:2]
-    valid_a = jnp.ones(num, bool) if valid_a is None else valid_a
-    valid_b = jnp.ones((num, slots), bool) if valid_b is None else valid_b
-    ids = jnp.arange(num, dtype=jnp.uint32) if ids is None else ids
-    logits = scale * jnp.einsum("id,jkd->ikj", a, b, precision="highest") + bias
-    same = ids[:, None] == ids[None, :]
-    use = ~same[:, None, :] & valid_b.T[None] & valid_a[:, None, None]
-    false = jnp.sum(jnp.where(use, jax.nn.softplus(logits), 0.0), -1)
-    pos = scale * jnp.einsum("id,ikd->ik", a, b, precision="highest") + bias
-    true = jax.nn.softplus(-pos) * (1.0 if weights is None else weights)
-    return jnp.where(valid_a[:, None] & valid_b, true + false, 0.0)
-
-
-def _check_options(a, b, negatives, sharding):
-    if negatives not in NEGATIVES:
-        raise ValueError(f"negatives: unknown {negatives!r}; known: {NEGATIVES}")
-    if sharding not in SHARDINGS:
-        raise ValueError(f"sharding: unknown {sharding!r}; known: {SHARDINGS}")
-    if a.ndim != 2 or b.ndim != 3 or (a.shape[0], a.shape[1]) != (b.shape[0], b.shape[2]):
-        raise ValueError(
-            f"a, b: found shapes {a.shape} and {b.shape}; expected [B, D] and [B, K, D] "
-            "(give one caption an object a slot axis: text[:, None])"
-        )
-
-
-def _local_log_probs(negatives_fn, a, b, scale, valid_a, valid_b, group, *, all_views, detach):
+def _local_log_probs(negatives_fn, a, b, valid_a, valid_b, group, scale, *, all_views, detach):
     """Rows of this device. ``negatives_fn`` sees one slot and reaches the other devices."""
-    scale = scale.astype(a.dtype)
 
     def slot(b_k, valid_k):
         row_neg, col_neg = negatives_fn(

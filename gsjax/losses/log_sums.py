@@ -14,6 +14,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from gsjax.losses import sharded
+
 # Stands for -inf: finite, so that a row without negatives has finite gradients.
 MASKED = -1e30
 
@@ -86,7 +88,8 @@ def _ring(axes, shards, a, a_col, b, scale, valid_a, valid_b, group):
         return (row, col), chunk
 
     empty = jnp.full_like(a[:, 0], MASKED)
-    return _around(axes, shards, meet, (empty, empty), (a_col, b, valid_a, valid_b, group))[0]
+    chunk = (a_col, b, valid_a, valid_b, group)
+    return sharded.around(axes, shards, meet, (empty, empty), chunk)[0]
 
 
 def _forward(axes, shards, *arguments):
@@ -118,19 +121,11 @@ def _backward(axes, shards, saved, cotangents):
     own = (jnp.zeros_like(a), jnp.zeros_like(b), jnp.zeros_like(scale))
     chunk = (a_col, b, valid_a, valid_b, group)
     traveller = (chunk, (jnp.zeros_like(a_col), jnp.zeros_like(b)))
-    (d_a, d_b, d_scale), (_, (d_a_col, d_b_home)) = _around(axes, shards, meet, own, traveller)
+    own, (_, (d_a_col, d_b_home)) = sharded.around(axes, shards, meet, own, traveller)
+    d_a, d_b, d_scale = own
     return d_a, d_a_col, d_b + d_b_home, d_scale, None, None, None
 
 
 _ring.defvjp(_forward, _backward)
 
-
-def _around(axes, shards, meet, own, traveller):
-    """Passes ``traveller`` through all devices and home again; ``meet(own, traveller)`` at each stop."""
-    turn = [(i, (i + 1) % shards) for i in range(shards)]
-
-    def step(carry, _):
-        own, traveller = meet(*carry)
-        return (own, jax.tree.map(lambda x: jax.lax.ppermute(x, axes, turn), traveller)), None
-
-    return jax.lax.scan(step, (own, traveller), length=shards)[0]
+FORMS = {"none": whole, "gather": gathered, "ring": ring}

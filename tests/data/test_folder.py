@@ -84,6 +84,15 @@ def test_uid_column_splits_and_up_axis(objects):
     np.testing.assert_allclose(sorted(map(tuple, means)), sorted(map(tuple, expected)), atol=1e-4)
 
 
+def test_arrays_are_read_where_they_are_named_and_do_not_get_in_the_way(objects):
+    formats.save_gaussians(objects / "lamp.npy", _cloud(90, 5))  # beside lamp.ply
+    _table(objects, "uid,file,caption\nlamp,,a lamp\narray,lamp.npy,an array\n")
+    items = {item.uid: item for item in folder.read_captions(objects)}
+    assert items["lamp"].path.name == "lamp.ply" and items["array"].path.name == "lamp.npy"
+    found = folder.load(items["array"], up_axis="y", on_bad_rows="error")
+    np.testing.assert_array_equal(found["means"], _cloud(90, 5)["means"].astype(np.float32))
+
+
 def test_changed_captions_and_files_are_another_set(objects):
     first = folder.digest(folder.read_captions(objects))
     table = (objects / "captions.csv").read_text()

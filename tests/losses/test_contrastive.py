@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 
 from gsjax.losses import contrastive
+from tests.losses import pair_case
 
-B, K, D = 16, 3, 8
-
-
-def _inputs(seed=0, num=B):
-    rng = np.random.default_rng(seed)
-    a = contrastive.unit(jnp.asarray(rng.normal(size=(num, D)), jnp.float32))
-    b = contrastive.unit(jnp.asarray(rng.normal(size=(num, K, D)), jnp.float32))
-    weights = jnp.asarray(rng.uniform(0.1, 1.0, (num, K)), jnp.float32)
-    return a, b, weights
+B, K, D = pair_case.B, pair_case.K, pair_case.D
 
 
 def _slow(a, b, scale, all_views=False):
@@ -43,7 +36,7 @@ def _slow(a, b, scale, all_views=False):
 
 @pytest.mark.parametrize("negatives", contrastive.NEGATIVES)
 def test_log_probs_match_the_definition(negatives):
-    a, b, _ = _inputs()
+    a, b, _ = pair_case.inputs()
     found = contrastive.pair_log_probs(a, b, jnp.float32(14.0), negatives=negatives)
     expected = _slow(a, b, 14.0, negatives == "all_views")
     np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
@@ -57,42 +50,27 @@ def _loss(a, b, log_scale, weights, **options):
 
 @functools.cache
 def _plain(negatives, masked):
-    a, b, weights = _inputs()
-    options = _masks() if masked else {}
-    weights = weights * _masks()["valid_b"] if masked else weights
+    a, b, weights = pair_case.inputs()
+    options = pair_case.masks() if masked else {}
+    weights = weights * pair_case.masks()["valid_b"] if masked else weights
     grad = jax.value_and_grad(
         functools.partial(_loss, negatives=negatives, **options), argnums=(0, 1, 2)
     )
     return jax.jit(grad)(a, b, jnp.float32(2.6), weights), weights
 
 
-def _masks():
-    valid_a = jnp.arange(B) < B - 3
-    valid_b = valid_a[:, None] & (jnp.arange(B * K).reshape(B, K) % 7 != 3)
-    return dict(valid_a=valid_a, valid_b=valid_b, ids=jnp.arange(B, dtype=jnp.uint32) // 2)
-
-
 @pytest.mark.parametrize("sharding", ["none", "gather", "ring"])
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("case", [("per_slot", False), ("all_views", True)])
 def test_sharded_forms_equal_the_plain_one(sharding, devices, case):
-    if jax.device_count() < devices:
-        pytest.skip(f"needs {devices} devices")
     if sharding == "none" and devices not in (1, 8):
         pytest.skip("plain code under the partitioner: the two ends suffice")
     negatives, masked = case
     (value, grads), weights = _plain(negatives, masked)
-    a, b, _ = _inputs()
-    shape = (devices // 2, 2) if devices > 1 else (1, 1)
-    mesh = jax.make_mesh(
-        shape,
-        ("data", "fsdp"),
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-        devices=jax.devices()[:devices],
-    )
-    options = _masks() if masked else {}
-    batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    a, b, weights = jax.device_put((a, b, weights), batch)
+    a, b, _ = pair_case.inputs()
+    mesh = pair_case.mesh_of(devices)
+    options = pair_case.masks() if masked else {}
+    a, b, weights = pair_case.spread((a, b, weights), mesh)
     with jax.set_mesh(mesh):
         grad = jax.jit(
             jax.value_and_grad(
@@ -108,8 +86,8 @@ def test_sharded_forms_equal_the_plain_one(sharding, devices, case):
 
 
 def test_invalid_rows_change_nothing():
-    a, b, weights = _inputs(num=B)
-    more_a, more_b, _ = _inputs(seed=1, num=4)
+    a, b, weights = pair_case.inputs(num=B)
+    more_a, more_b, _ = pair_case.inputs(seed=1, num=4)
     short = contrastive.pair_log_probs(a, b, jnp.float32(10.0))
     valid = jnp.arange(B + 4) < B
     long = contrastive.pair_log_probs(
@@ -124,7 +102,7 @@ def test_invalid_rows_change_nothing():
 
 
 def test_equal_ids_are_no_negatives():
-    a, b, _ = _inputs(num=4)
+    a, b, _ = pair_case.inputs(num=4)
     ids = jnp.asarray([7, 7, 1, 2], jnp.uint32)
     row, _ = contrastive.pair_log_probs(a, b, jnp.float32(5.0), ids=ids)
     keep = np.asarray([0, 2, 3])
@@ -152,7 +130,7 @@ def test_lonely_and_zero_rows_have_finite_gradients():
 
 
 def test_detached_gather_keeps_the_value_and_drops_the_column_gradient():
-    a, b, _ = _inputs()
+    a, b, _ = pair_case.inputs()
 
     def loss(a, detach, rows_only=False):
         row, col = contrastive.pair_log_probs(a, b, jnp.float32(10.0), detach_gathered=detach)
@@ -164,24 +142,6 @@ def test_detached_gather_keeps_the_value_and_drops_the_column_gradient():
     )
 
 
-def test_sigmoid_matches_the_definition_and_ignores_masked_rows():
-    a, b, weights = _inputs(num=4)
-    found = contrastive.sigmoid_loss(a, b, jnp.float32(5.0), jnp.float32(-2.0), weights=weights)
-    s = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    logits = 5 * np.einsum("id,jkd->ikj", a, b) - 2
-    i, k = 2, 1
-    expected = -weights[i, k] * np.log(s(logits[i, k, i]))
-    expected -= sum(np.log(s(-logits[i, k, j])) for j in range(4) if j != i)
-    np.testing.assert_allclose(found[i, k], expected, rtol=1e-5)
-    valid = jnp.asarray([True, True, True, False])
-    masked = contrastive.sigmoid_loss(
-        a, b, 5.0, -2.0, valid_a=valid, valid_b=jnp.broadcast_to(valid[:, None], (4, K))
-    )
-    short = contrastive.sigmoid_loss(a[:3], b[:3], 5.0, -2.0)
-    np.testing.assert_allclose(masked[:3], short, rtol=1e-5)
-    assert float(jnp.abs(masked[3]).max()) == 0.0
-
-
 def test_clamp_projects_onto_the_interval():
     for start, end in ((-1.0, 0.0), (3.0, 3.0), (9.0, 4.6052)):
         params = {"logit_scale": jnp.float32(start), "other": jnp.ones(2)}
@@ -191,7 +151,7 @@ def test_clamp_projects_onto_the_interval():
 
 
 def test_errors_name_what_was_found():
-    a, b, _ = _inputs()
+    a, b, _ = pair_case.inputs()
     with pytest.raises(ValueError, match="slot axis"):
         contrastive.pair_log_probs(a, a, jnp.float32(1.0))
     with pytest.raises(ValueError, match="unknown 'rign'"):

@@ -14,7 +14,7 @@ carry a leading minus::
 import jax
 import jax.numpy as jnp
 
-from gsjax.losses import contrastive
+from gsjax.losses import contrastive, sigmoid
 
 SCORE_MODES = ("cosine", "normalized", "softmax", "none")
 KINDS = ("softmax", "sigmoid")
@@ -115,7 +115,10 @@ def total_loss(
     scale = jnp.exp(logit_scale)
     ids = caption_hash if options.mask_duplicate_text else None
     if options.kind == "sigmoid":
-        l_text, l_image = _sigmoid(g, t, v, valid, has_image, scores, ids, scale, logit_bias)
+        _refuse_softmax_options(options)
+        l_text, l_image = _sigmoid(
+            g, t, v, valid, has_image, scores, ids, scale, logit_bias, options.sharding
+        )
         metrics = {}
     elif options.kind == "softmax":
         shared = dict(
@@ -144,14 +147,20 @@ def total_loss(
     return loss, metrics
 
 
-def _sigmoid(g, t, v, valid, has_image, scores, ids, scale, bias):
+def _refuse_softmax_options(options) -> None:
+    """Raises where the config asks for what only the softmax loss has."""
+    default = dict(negatives="per_slot", view_reduce="mean", legacy_detached_gather=False)
+    found = {name: getattr(options, name) for name in default}
+    wrong = [f"loss.{name}={x!r}" for name, x in found.items() if x != default[name]]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: loss.kind 'sigmoid' has no such form; use 'softmax'")
+
+
+def _sigmoid(g, t, v, valid, has_image, scores, ids, scale, bias, sharding):
     """Both terms with SigLIP's per-pair loss; the votes weigh the true pairs."""
-    pairs = contrastive.sigmoid_loss(
-        g, t, scale, bias, valid_a=valid, valid_b=valid[:, None], ids=ids
-    )
-    views = contrastive.sigmoid_loss(
-        g, v, scale, bias, weights=scores, valid_a=valid, valid_b=has_image
-    )
+    shared = dict(valid_a=valid, sharding=sharding)
+    pairs = sigmoid.sigmoid_loss(g, t, scale, bias, valid_b=valid[:, None], ids=ids, **shared)
+    views = sigmoid.sigmoid_loss(g, v, scale, bias, weights=scores, valid_b=has_image, **shared)
     l_text = jnp.sum(pairs) / jnp.maximum(jnp.sum(valid), 1)
     return l_text, jnp.sum(views) / jnp.maximum(jnp.sum(has_image), 1)
 

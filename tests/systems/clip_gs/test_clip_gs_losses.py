@@ -161,7 +161,48 @@ def test_sampled_views_are_distinct():
     assert all(len(set(row)) == 5 and max(row) < 6 for row in views.tolist())
 
 
-def test_unknown_options_are_refused():
-    for field in ("kind", "score_mode", "view_reduce", "negatives", "sharding"):
+@pytest.mark.parametrize("sharding", ["gather", "ring"])
+@pytest.mark.parametrize("kind", losses.KINDS)
+def test_the_sharding_option_keeps_value_and_gradient(kind, sharding):
+    inputs = _inputs(8)
+    inputs = inputs | dict(
+        valid=inputs["valid"].at[6].set(False),
+        caption_hash=inputs["caption_hash"].at[1].set(0),
+        image=inputs["image"].at[2, 1].set(0.0),
+    )
+    moving = ("gaussian", "logit_scale", "logit_bias")
+
+    def gradient(sharding):
+        options = _options(kind=kind, sharding=sharding, mask_duplicate_text=True)
+
+        def loss(parameters):
+            return losses.total_loss(**{**inputs, **parameters}, options=options)[0]
+
+        return jax.jit(jax.value_and_grad(loss))({name: inputs[name] for name in moving})
+
+    value, grads = gradient("none")
+    with jax.set_mesh(jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+        found, found_grads = gradient(sharding)
+        with pytest.raises(ValueError, match="batch 6 is not divisible by the 4 devices"):
+            _total(_inputs(), kind=kind, sharding=sharding)
+    np.testing.assert_allclose(found, value, rtol=2e-6)
+    for name in moving:
+        np.testing.assert_allclose(found_grads[name], grads[name], atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", losses.KINDS)
+def test_unknown_options_are_refused(kind):
+    fields = ["kind", "score_mode", "sharding"]
+    fields += ["view_reduce", "negatives"] if kind == "softmax" else []
+    for field in fields:
         with pytest.raises(ValueError, match="'nonsense'"):
-            _total(_inputs(), **{field: "nonsense"})
+            _total(_inputs(), **{"kind": kind, field: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [dict(negatives="all_views"), dict(view_reduce="sum"), dict(legacy_detached_gather=True)],
+)
+def test_the_sigmoid_loss_refuses_what_only_the_softmax_has(option):
+    with pytest.raises(ValueError, match="loss.kind 'sigmoid' has no such form"):
+        _total(_inputs(), kind="sigmoid", **option)
