@@ -3,13 +3,14 @@
     python main.py --config=configs/clip_gs.py --workdir=DIR            # laptop, some 15 minutes
     python main.py --config=configs/clip_gs.py:quick --workdir=DIR      # a minute or two
     python main.py --config=configs/clip_gs.py:paper --workdir=DIR \\
-        --config.data.source=FOLDER_OF_PLY --config.data.captions_csv=CAPTIONS.csv
+        --config.data.source=FOLDER_OF_PLY --config.data.captions_csv=CAPTIONS.csv \\
+        --config.data.towers=TOWERS     # docs/weights.md
     python main.py --config=configs/clip_gs.py:data=modelnet_splats --workdir=DIR \\
         --config.data.source=FOLDER --config.data.towers=TOWERS     # a public collection
 
 Arguments after the colon: ``quick``, ``paper``, ``size=debug|laptop|tiny|small|base|large|giant``,
 ``data=procedural|objects_cc0|folder|fitted`` or a public collection (``gsjax.data.collections``):
-``data=modelnet_splats|shape_splats|unigs_objaverse``, ``attributes=all|xyz_rgb``, ``few_shot``: train
+``data=modelnet_splats|shape_splats|unigs_objaverse``, ``attributes=all|xyz_rgb|naive``, ``few_shot``: train
 without the categories of the few-shot episodes (``gsjax.evals.episodes``) and measure on them. Plain and
 ``:quick`` download nothing: the objects are procedural, the image and text towers ship with the
 package.
@@ -57,7 +58,6 @@ def _block(**fields):
 
 def _model(config, size, attributes):
     config.model = _block(
-        size=size,
         **presets.size(size),
         attributes=attributes,  # 'all' | 'xyz_rgb': without the Gaussian branch | 'naive'
         pool="mean",  # 'mean' | 'max', of the Gaussian branch

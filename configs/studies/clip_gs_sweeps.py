@@ -19,17 +19,17 @@ CHANGES = {
     "votes normalized": {"loss.score_mode": "normalized"},
     "votes softmax": {"loss.score_mode": "softmax"},
     "votes all 1": {"loss.score_mode": "none"},
-    "size debug": {"model.size": "debug"},
+    "size debug": {"size": "debug"},
 }
 
 
 def _config(changes):
     config = clip_gs_ablation.make_config("sampled", *clip_gs_ablation.FULL, seed=0)
-    for name, value in changes.items():
-        config.update_from_flattened_dict({name: value})
-        if name == "model.size":
-            config.model.update(presets.size(value))
-            config.data.num_gaussians = presets.num_gaussians(value)
+    changes = dict(changes)
+    if size := changes.pop("size", ""):
+        config.model.update(presets.size(size))
+        config.data.num_gaussians = presets.num_gaussians(size)
+    config.update_from_flattened_dict(changes)
     return config
 
 

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from gsjax.data import splats
     from gsjax.systems.clip_gs import embedder
     from gsjax.train import trained
 
@@ -43,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give either a folder of splat files or --export FILE.npz")
     if args.batch < 1:
         raise ValueError(f"--batch: found {args.batch}, expected at least 1")
+    if args.folder:
+        splats.check_target(args.out)  # before minutes of work
+        splats.find(args.folder)
     found, encoder, towers = _open(args.trained, args.batch, args.towers)
     if args.export:
         digest = trained.export(found, args.export, towers=embedder.describe_towers(towers))
@@ -73,13 +77,14 @@ def up_to_date(folder, path, *, run: str = "", up: str = "y", towers: str = ""):
         towers: the run's towers, if they have moved.
 
     Returns:
-        ``data.splats.Gallery``.
+        (``data.splats.Gallery``, the run's towers).
 
     Raises:
         ValueError: as :func:`embed_folder`; ``path`` is a file of another kind.
     """
     from gsjax.data import splats
 
+    splats.check_target(path)
     found, encoder, pair = _open(run, BATCH, towers)
     known = splats.read_gallery(path) if pathlib.Path(path).exists() else None
     gallery = _embed(folder, found, encoder, pair, up=up, moved=towers, known=known)
@@ -88,7 +93,7 @@ def up_to_date(folder, path, *, run: str = "", up: str = "y", towers: str = ""):
             gallery.save(path)
         except OSError as error:
             print(f"gsjax: {path} cannot be kept for the next time: {error}", file=sys.stderr)
-    return gallery
+    return gallery, pair
 
 
 def _open(run: str, batch: int, moved: str):

@@ -44,21 +44,21 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("top", args.top), ("size", args.size)):
         if value < 1:
             raise ValueError(f"--{name}: found {value}, expected at least 1")
+    picture = read_picture(args.image) if args.image else None
     if pathlib.Path(args.file).is_dir():
         index = args.index or pathlib.Path(args.file) / KEPT
         options = dict(run=args.trained, up=args.up, towers=args.towers)
-        gallery = embed.up_to_date(args.file, index, **options)
+        gallery, towers = embed.up_to_date(args.file, index, **options)
     elif args.trained or args.index:
         raise ValueError(f"--run, --index: they go with a folder; {args.file} is none")
     else:
         gallery = splats.read_gallery(args.file)
-    towers = embedder.find_towers(
-        gallery.meta["data"],
-        gallery.meta["towers"],
-        dim=gallery.embeds.shape[1],
-        towers=args.towers,
-    )
-    picture = read_picture(args.image) if args.image else None
+        towers = embedder.find_towers(
+            gallery.meta["data"],
+            gallery.meta["towers"],
+            dim=gallery.embeds.shape[1],
+            towers=args.towers,
+        )
     query = embed_query(towers, args.text, picture)
     places, scores = search.top_k(query[None], gallery.embeds, args.top)
     found = [(gallery.names[i], float(s)) for i, s in zip(places[0], scores[0], strict=True)]
@@ -71,18 +71,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_picture(path: str):
-    """A picture file as uint8 [H, W, 3 or 4].
+    """A picture file as uint8 [H, W, 3 or 4], turned upright as its EXIF says.
 
     Raises:
         ValueError: no such file, or no picture.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if not pathlib.Path(path).is_file():
         raise ValueError(f"--image: there is no file {path}")
     try:
         with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
             alpha = "A" in image.getbands() or "transparency" in image.info
             return np.asarray(image.convert("RGBA" if alpha else "RGB"))
     except (OSError, Image.DecompressionBombError) as error:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.report:
         for item, key in zip(study["runs"], wanted):
             name = f"{item['arm']}/{item['config'].seed}"
-            if args.only not in name or any(_key(row) == key for row in rows):
+            if args.only not in name or any(_is_of(row, key, item["config"]) for row in rows):
                 continue
             print(f"study {study['name']}: {name}", flush=True)
             rows.append(_finish(study, item, pathlib.Path(args.workdir)))
@@ -60,6 +60,8 @@ def read_rows(path: pathlib.Path) -> list[dict]:
 def _load(path: pathlib.Path) -> dict:
     if not path.is_file():
         raise ValueError(f"study file: {path} does not exist; studies lie in configs/studies")
+    if len(path.resolve().parents) < 3:
+        raise ValueError(f"study file: {path} does not lie in a configs/studies")
     root = str(path.resolve().parents[2])
     if root not in sys.path:  # study files import configs
         sys.path.insert(0, root)
@@ -85,6 +87,33 @@ def _key(row: dict) -> tuple:
     return row["arm"], row["seed"], row["config_hash"]
 
 
+def _is_of(row: dict, key: tuple, config) -> bool:
+    """Whether a row is that of a run.
+
+    Raises:
+        ValueError: it is, but of another collection in ``data.source``.
+    """
+    if _key(row) != key:
+        return False
+    if row.get("collection") and row["collection"] != collection(config):
+        raise ValueError(
+            f"results: the row of {row['arm']!r}, seed {row['seed']} is about another collection than "
+            "the one in data.source now; give another --results folder"
+        )
+    return True
+
+
+def collection(config) -> str:
+    """Digest of what ``data.source`` holds; '' where no prepared set is read from one."""
+    from gsjax.data import prepare
+
+    data = config.get("data", {})
+    if data.get("name") not in prepare.NAMES or not data.get("source"):
+        return ""
+    identity = json.dumps(prepare.plan(data).identity, sort_keys=True, default=str)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
 def _finish(study: dict, item: dict, workdir: pathlib.Path) -> dict:
     """One run from start to row."""
     from gsjax.cli import study_kinds
@@ -99,6 +128,7 @@ def _finish(study: dict, item: dict, workdir: pathlib.Path) -> dict:
         arm=arm,
         seed=seed,
         config_hash=digest,
+        collection=collection(item["config"]),
         commit=_commit(),
         seconds=round(metrics.get("seconds", time.monotonic() - began), 1),
         versions=logs.versions(),

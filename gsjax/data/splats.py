@@ -66,7 +66,7 @@ def load(path, *, up: str = "y", on_bad_rows: str = "error") -> dict[str, np.nda
 
 
 def example(
-    gaussians: Mapping[str, np.ndarray], *, num_points: int, anchors: int
+    gaussians: Mapping[str, np.ndarray], *, num_points: int, anchors: int, prune_alpha: float = 0.0
 ) -> dict[str, np.ndarray]:
     """A fixed number of Gaussians as evaluation examples have them, see ``data.examples``.
 
@@ -78,10 +78,12 @@ def example(
             [M], ``sh`` [M, K, 3].
         num_points: N.
         anchors: how many of the first rows are to be farthest points.
+        prune_alpha: Gaussians fainter than this are left out first.
 
     Returns:
         ``means, quats, log_scales, logit_opacities, sh0`` float32 [N, ...] and ``mask`` bool [N].
     """
+    gaussians = transforms.prune(gaussians, prune_alpha)
     count = len(gaussians["means"])
     rng = np.random.default_rng(features.stable_seed("splats", count))
     rows = rng.permutation(count)[: 2 * num_points]
@@ -93,6 +95,18 @@ def example(
     kept["sh0"] = gaussians["sh"][rows, 0]
     rows, mask = transforms.choose(len(rows), num_points, rng=rng, short="repeat", anchors=anchors)
     return transforms.to_float32(transforms.take(kept, rows, mask)) | {"mask": mask}
+
+
+def check_target(path) -> pathlib.Path:
+    """Where a gallery is to be written.
+
+    Raises:
+        ValueError: another ending than .npz.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"gallery: {str(path)!r} must end in .npz")
+    return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +130,7 @@ class Gallery:
         Raises:
             ValueError: another ending.
         """
-        path = pathlib.Path(path)
-        if path.suffix != ".npz":
-            raise ValueError(f"out: {str(path)!r} must end in .npz")
+        path = check_target(path)
         text = json.dumps(dict(self.meta, format=FORMAT), sort_keys=True)
         buffer = io.BytesIO()
         np.savez(

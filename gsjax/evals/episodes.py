@@ -269,6 +269,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     o = parser.parse_args(argv)
     if not o.dataset_dir and o.name != "objects_cc0":
         parser.error(f"--name={o.name} needs --dataset_dir, the folder of a prepared set")
+    if o.dataset_dir and o.name == "objects_cc0" and not o.output:
+        parser.error("--dataset_dir needs a --name of its own, or --output")
     objects, groups = _prepared(o.dataset_dir) if o.dataset_dir else _objects_cc0(o.source)
     made = make(
         objects,

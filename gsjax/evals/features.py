@@ -32,6 +32,9 @@ def collect(
 
     Returns:
         {field: [n, ...]}.
+
+    Raises:
+        FloatingPointError: an output is not finite: no metric means anything then.
     """
     devices = jax.device_count()
     batch_size = -(-batch_size // devices) * devices
@@ -45,7 +48,15 @@ def collect(
         found = _to_host(predict(variables, put_batch(batch)))
         keep = found["valid"].astype(bool)
         parts.append({name: x[keep] for name, x in found.items() if name != "valid"})
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    found = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    for name, x in found.items():
+        bad = np.zeros(0) if x.dtype.kind != "f" else ~np.isfinite(x).reshape(len(x), -1).all(1)
+        if bad.any():
+            raise FloatingPointError(
+                f"split {split!r}: {name!r} of {int(bad.sum())} of {len(x)} examples is not finite; the "
+                "model has diverged, or an input is damaged"
+            )
+    return found
 
 
 def _to_host(outputs):

@@ -15,7 +15,7 @@ DEFAULTS = dict(
     image_view=0,  # which view is an object's image; -1 averages over all of them
     exclude=(),  # names of categories that are left out, as queries and in the gallery
     batch_size=64,
-    block=1024,  # queries and gallery items in memory at a time
+    block=1024,  # queries, and gallery items, that are compared at a time
     bootstrap=0,  # resamples for 95 % intervals over objects; 0 = none
 )
 
@@ -64,8 +64,14 @@ class Evaluator:
 
     def _image(self, views):
         """[n, V, D] -> one unit vector an object."""
-        if self._options["image_view"] >= 0:
-            return views[:, self._options["image_view"]]
+        view, count = self._options["image_view"], views.shape[1]
+        if not -1 <= view < count:
+            raise ValueError(
+                f"eval.evaluators.retrieval.image_view: found {view}; expected 0 to {count - 1}, a view "
+                "of the cache, or -1 for the mean of all"
+            )
+        if view >= 0:
+            return views[:, view]
         mean = views.mean(1)
         return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 

@@ -23,7 +23,7 @@ def class_ranks(
         int [Q].
 
     Raises:
-        ValueError: widths that differ, or a label outside the classes.
+        ValueError: widths that differ, a label outside the classes, or values that are not finite.
     """
     features, class_embeds = np.asarray(features, np.float32), np.asarray(class_embeds, np.float32)
     labels = np.asarray(labels)
@@ -32,6 +32,7 @@ def class_ranks(
             f"features, class_embeds: found shapes {features.shape} and {class_embeds.shape}; "
             "expected [Q, D] and [C, D]"
         )
+    retrieval.check_finite(features=features, class_embeds=class_embeds)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_embeds):
         raise ValueError(
             f"labels: found {labels.min()} to {labels.max()}; expected 0 to "

@@ -45,10 +45,10 @@ def ranks(
         query_ids: [Q] integers; default 0, 1, 2, ...
         gallery_ids: [G] integers; an item is correct for a query with an equal id. Default
             0, 1, 2, ...: only the item at the query's own place is.
-        block: queries and gallery items in memory at a time.
+        block: queries, and gallery items, that are compared at a time.
 
     Raises:
-        ValueError: widths that differ, or a query with no correct item.
+        ValueError: widths that differ, a query with no correct item, or values that are not finite.
     """
     queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
@@ -56,6 +56,7 @@ def ranks(
             f"queries, gallery: found shapes {queries.shape} and {gallery.shape}; expected "
             "[Q, D] and [G, D]"
         )
+    check_finite(queries=queries, gallery=gallery)
     query_ids = _ids(query_ids, len(queries))
     gallery_ids = _ids(gallery_ids, len(gallery))
     if not np.isin(query_ids, gallery_ids).all():
@@ -72,6 +73,14 @@ def ranks(
     ]
     low, high = (np.concatenate([np.asarray(p[i]) for p in parts])[: len(queries)] for i in (0, 1))
     return Ranks(low, high)
+
+
+def check_finite(**arrays: np.ndarray) -> None:
+    """Raises ValueError where a row is not finite: it would compare as neither better nor worse."""
+    for name, x in arrays.items():
+        bad = int((~np.isfinite(x)).any(-1).sum())
+        if bad:
+            raise ValueError(f"{name}: {bad} of {len(x)} rows hold NaN or infinities")
 
 
 def _ids(ids, num):

@@ -359,3 +359,32 @@ def test_files_of_another_kind_are_refused(tmp_path, folder):
         search.read_picture(str(folder / "notes.txt"))
     with pytest.raises(ValueError, match="holds no file of"):
         splats.find(tmp_path)
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(folder, capsys, monkeypatch):
+    monkeypatch.setattr(embed, "_open", lambda *a: pytest.fail("the run was opened"))
+    for command in (
+        ["embed", str(folder), "--out", "vectors.h5"],
+        ["search", str(folder), "--text", "x", "--index", "vectors.h5"],
+    ):
+        assert main.run(command) == 2
+        assert "'vectors.h5' must end in .npz" in capsys.readouterr().err
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
+    assert search.read_picture(str(tmp_path / "a.jpg")).shape == (40, 20, 3)
+
+
+def test_faint_gaussians_are_left_out_before_the_choice():
+    scene = _scene(0, 200)
+    scene["logit_opacities"][::2] = -9.0
+    found = splats.example(scene, num_points=64, anchors=8, prune_alpha=0.01)
+    assert (found["logit_opacities"] == 3.0).all()
+    gaps = np.linalg.norm(found["means"][:8, None] - found["means"][:8], axis=-1)
+    rest = np.linalg.norm(found["means"][8:, None] - found["means"][:8], axis=-1).min(1)
+    assert (
+        gaps[np.triu_indices(8, 1)].min() >= rest.max()
+    )  # centres are farthest points of the rest

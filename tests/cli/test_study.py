@@ -118,3 +118,12 @@ def test_few_shot_tables_pair_the_trials():
     assert lines[7].split()[2:5] == ["10.0", "[10.0,", "10.0]"]  # the same in every trial
     assert lines[8].split()[2:] == ["0.0", "[0.0,", "0.0]", "50.0", "[50.0,", "50.0]"]
     assert study_report.few_shot([], "ours") == "no finished runs"
+
+
+def test_rows_of_another_collection_are_not_taken_for_ones_own(folder, monkeypatch):
+    root, calls = folder
+    monkeypatch.setattr(study, "collection", lambda config: "one")
+    _run(root)
+    monkeypatch.setattr(study, "collection", lambda config: "two")
+    assert _run(root) == 2 and len(calls) == 3
+    assert _run(root, "--report") == 0

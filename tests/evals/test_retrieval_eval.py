@@ -105,3 +105,18 @@ def test_unknown_options_are_refused():
         retrieval.Evaluator(_system(), dict(splits="test"))
     with pytest.raises(ValueError, match="holds .'name'."):
         zero_shot.Evaluator(_system(), dict(templates="modelnet40_64"))
+
+
+@pytest.mark.parametrize(
+    "evaluator, options", [(retrieval, {}), (zero_shot, {"templates": "name"})]
+)
+def test_an_encoder_that_diverged_has_no_score(evaluator, options):
+    broken = {"params": {"one": np.float32(np.nan)}}
+    with pytest.raises(FloatingPointError, match="'gaussian' of 13 of 13 examples is not finite"):
+        evaluator.Evaluator(_system(), options).run(broken, lambda batch: batch)
+
+
+@pytest.mark.parametrize("view", [2, -2])
+def test_a_view_that_is_not_there_is_refused(view):
+    with pytest.raises(ValueError, match="image_view: found -?2; expected 0 to 1"):
+        _run(retrieval, _system(), image_view=view)

@@ -56,3 +56,11 @@ def test_group_means_weigh_classes_equally():
     assert bootstrap.mean_interval(values, groups, resamples=10).value == 0.5
     with pytest.raises(ValueError, match="same objects"):
         bootstrap.paired_difference(values, values[:2])
+
+
+def test_values_that_are_not_finite_are_refused():
+    x = np.eye(3, dtype=np.float32)
+    with pytest.raises(ValueError, match="features: 1 of 1 rows hold NaN"):
+        classification.class_ranks(np.full((1, 3), np.nan), x, np.zeros(1, int))
+    with pytest.raises(ValueError, match="class_embeds: 3 of 3 rows"):
+        classification.class_ranks(x, np.full((3, 3), np.inf), np.zeros(3, int))

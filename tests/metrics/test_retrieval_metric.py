@@ -63,3 +63,12 @@ def test_errors_name_what_was_found():
         retrieval.ranks(np.ones((3, 4)), np.ones((3, 5)))
     with pytest.raises(ValueError, match="no gallery item has id 7"):
         retrieval.ranks(np.ones((1, 2)), np.ones((1, 2)), np.asarray([7]), np.asarray([1]))
+
+
+def test_values_that_are_not_finite_are_refused():
+    x = np.eye(3, dtype=np.float32)
+    bad = np.where(x == 1, np.nan, x)[:2]
+    with pytest.raises(ValueError, match="queries: 2 of 2 rows hold NaN"):
+        retrieval.ranks(bad, x)
+    with pytest.raises(ValueError, match="gallery: 2 of 2 rows"):
+        retrieval.ranks(x[:2], bad)

@@ -46,7 +46,8 @@ class Embedder:
         self.dim = len(bias)
         with self._config.unlocked():
             self._config.model.embed_dim = self.dim  # 0 in a config: whatever the towers have
-            self._config.model.grouping = "presorted"  # examples come in farthest-point order
+            if not self._config.model.skip_near_origin:  # else centres are other points
+                self._config.model.grouping = "presorted"  # examples come in farthest-point order
             self._config.model.remat = False
         self._batch = batch_size
         self._module = model.build(self._config)
@@ -96,6 +97,7 @@ class Embedder:
             gaussians,
             num_points=self._config.data.num_gaussians,
             anchors=self._config.model.num_group,
+            prune_alpha=self._config.data.prune_alpha,
         )
 
     def __call__(self, examples: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:

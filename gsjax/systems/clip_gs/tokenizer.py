@@ -80,7 +80,8 @@ def choose_centers(
         num_group: G.
         grouping: ``online`` samples farthest points; ``presorted`` and ``cached`` take the first G
             valid ones, which are the same points where records are stored in that order (the greedy
-            sequence is nested, and rotation, shift and uniform scale do not change it).
+            sequence is nested, and rotation, shift and uniform scale do not change it). Where
+            Gaussians were pruned by opacity, they are the first of what is left in that order.
         skip_near_origin: for parity with weights trained on PointNet++'s CUDA sampler.
     """
     if grouping == "online":
