@@ -7,30 +7,29 @@ that a row has 14, 23, 38, 59 or 86 columns.
 
 ``.npy``: the table alone, little endian, float16 to float64. ``.pkl``: a record as UniGS publishes them,
 a dict of ``torch.save`` with the table as '3dgs' and label and captions beside it. Both are read
-without torch and without running what a file holds: a record may name nothing but NumPy arrays.
+without torch and without running what a file holds: a record is run by ``io.safe_pickle`` and may name
+nothing but NumPy arrays.
 """
 
 import dataclasses
 import io
 import math
-import pickle
-import struct
-import zipfile
 
 import numpy as np
 from etils import epath
 
-from gsjax.io import records
+from gsjax.io import records, safe_pickle, torch_zip
 
 _BASE = 14
 WIDTHS = {_BASE + 3 * (count - 1): count for count in records.SH_COUNTS}  # columns -> K
 _LAYOUT = "x y z, f_dc_0..2, opacity, scale_0..2, rot_0..3"
 _FLOATS = ("f2", "f4", "f8")
 _TABLE = "3dgs"  # its key in a record
-# What a broken or hostile pickle program can make the unpickler raise.
+_MOST_AXES = 32
+# What a damaged .npy header can make NumPy raise: it is a Python literal.
 _BROKEN = (
-    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError),
-    *(ValueError, OverflowError, RecursionError, MemoryError, struct.error, zipfile.BadZipFile),
+    *(ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, MemoryError),
+    *(SyntaxError, RecursionError),
 )
 
 
@@ -180,23 +179,25 @@ def read_record(path: epath.PathLike) -> Record:
     source = str(path)
     data = epath.Path(path).read_bytes()
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(members) != 1:
-                raise records.SplatFormatError(
-                    f"{source}: an archive without data.pkl: not a file of torch.save"
-                )
-            program = archive.read(members[0])
-        content = _Unpickler(io.BytesIO(program), source).load()
+        archive = torch_zip.Archive(io.BytesIO(data))
+        if "data.pkl" not in archive:
+            raise records.SplatFormatError(
+                f"{source}: an archive without data.pkl: not a file of torch.save"
+            )
+        content = safe_pickle.load(io.BytesIO(archive.read("data.pkl")), _names())
     except records.SplatFormatError:
         raise
-    except _BROKEN as error:
+    except safe_pickle.UnknownNameError as error:
+        raise records.SplatFormatError(_refusal(source, error)) from None
+    except ValueError as error:
         raise records.SplatFormatError(
             f"{source}: damaged, or no record of UniGS as torch.save writes it since PyTorch 1.6 "
-            f"({type(error).__name__}: {error})"
+            f"({error})"
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get(_TABLE), _Array):
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        found = type(content).__name__
+        if isinstance(content, dict):
+            found = sorted(str(key)[:40] for key in content)[:12]
         raise records.SplatFormatError(
             f"{source}: found {found}; expected a dict with a NumPy array [N, {_BASE}] as {_TABLE!r}"
         )
@@ -216,8 +217,9 @@ def _text(content: dict, key: str) -> str:
 def _captions(content: dict) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for key in ("human_prompt", "machine_prompt"):
-        value = content.get(key, ())
-        for text in (value,) if isinstance(value, str) else value:
+        value = content.get(key)
+        value = (value,) if isinstance(value, str) else value
+        for text in value if isinstance(value, (list, tuple)) else ():
             if isinstance(text, str) and text.strip():
                 found[" ".join(text.split())] = None
     return tuple(found)
@@ -227,83 +229,75 @@ def _captions(content: dict) -> tuple[str, ...]:
 # and do nothing with it.
 
 
-class _Dtype:
+class _Dtype(safe_pickle.Buildable):
     """``numpy.dtype(kind, align, copy)`` with its byte order set afterwards."""
 
-    __slots__ = ("code", "order")
-
-    def __init__(self, code, *_):
-        self.code, self.order = code, "="
-
-    def __setstate__(self, state):
-        self.order = state[1]
+    __slots__ = ()
 
     def resolve(self, source: str) -> np.dtype:
-        if self.code not in _FLOATS or self.order not in ("<", "="):
+        code = self.args[0] if self.args else None
+        order = "="
+        if self.state is not None:
+            long = type(self.state) is tuple and len(self.state) > 1
+            order = self.state[1] if long else None
+        if type(code) is not str or type(order) is not str:
+            raise records.SplatFormatError(f"{source}: {_TABLE!r} has a damaged type")
+        if code not in _FLOATS or order not in ("<", "="):
             raise records.SplatFormatError(
-                f"{source}: {_TABLE!r} holds {self.order!r} {self.code!r}; expected little-endian "
+                f"{source}: {_TABLE!r} holds {order!r:.8} {code!r:.8}; expected little-endian "
                 f"floats, one of {_FLOATS}"
             )
-        return np.dtype("<" + self.code)
+        return np.dtype("<" + code)
 
 
-class _Array:
+class _Array(safe_pickle.Buildable):
     """``numpy.ndarray`` as ``_reconstruct`` makes it: empty, filled by its state."""
 
-    __slots__ = ("state",)
-
-    def __init__(self, *_):
-        self.state = None
-
-    def __setstate__(self, state):
-        self.state = state
+    __slots__ = ()
 
     def resolve(self, source: str) -> np.ndarray:
-        try:
+        known = type(self.state) is tuple and len(self.state) == 5
+        if known:
             _, shape, dtype, fortran, data = self.state
             known = isinstance(dtype, _Dtype) and isinstance(data, bytes)
-            known = known and all(type(n) is int and n >= 0 for n in shape)
-        except (TypeError, ValueError):
-            known = False
+            known = known and type(shape) is tuple and len(shape) <= _MOST_AXES
+            known = known and all(type(n) is int and 0 <= n < 2**63 for n in shape)
         if not known:
             raise records.SplatFormatError(f"{source}: {_TABLE!r} is a damaged NumPy array")
-        return _array(data, shape, dtype.resolve(source), bool(fortran), source)
+        return _array(data, shape, dtype.resolve(source), fortran is True, source)
 
 
-def _encoded(text, encoding="utf-8") -> bytes:
+class _Encode(safe_pickle.Standin):
     """``_codecs.encode``, by which protocol 2 writes bytes; for that use only."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("bytes that are not spelt in latin1")
-    return text.encode("latin1")
+
+    __slots__ = ("known",)  # text -> its bytes: asking again for the same costs no memory
+
+    def __call__(self, text, encoding="utf-8"):
+        if type(text) is not str or encoding != "latin1":
+            raise safe_pickle.ProgramError("bytes that are not spelt in latin1")
+        if text not in self.known:
+            self.known[text] = text.encode("latin1")
+        return self.known[text]
 
 
-_ALLOWED = {
-    ("_codecs", "encode"): _encoded,
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-}
+def _names() -> dict[tuple[str, str], safe_pickle.Standin]:
+    """What a program may name; made anew for every program."""
+    return {
+        ("_codecs", "encode"): _Encode({}),
+        ("numpy", "dtype"): safe_pickle.Maker(_Dtype),
+        ("numpy", "ndarray"): safe_pickle.Standin(),  # an argument of _reconstruct, never called
+        ("numpy.core.multiarray", "_reconstruct"): safe_pickle.Maker(_Array),
+        ("numpy._core.multiarray", "_reconstruct"): safe_pickle.Maker(_Array),
+    }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Runs a program that may name nothing but ``_ALLOWED``."""
-
-    def __init__(self, stream, source: str):
-        super().__init__(stream, encoding="utf-8")
-        self._source = source
-
-    def find_class(self, module, name):
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            pass
-        if module.partition(".")[0] == "torch":
-            raise records.SplatFormatError(
-                f"{self._source}: the record holds torch tensors; expected {_TABLE!r} as a NumPy "
-                "array (tensor.numpy() before torch.save), or the table alone as .npy"
-            )
-        raise records.SplatFormatError(
-            f"{self._source}: the record asks to load {module}.{name}, which no table needs; "
-            "refused, nothing of it was run. Save the table alone, as .npy, and read that"
+def _refusal(source: str, error: safe_pickle.UnknownNameError) -> str:
+    if error.module.partition(".")[0] == "torch":
+        return (
+            f"{source}: the record holds torch tensors; expected {_TABLE!r} as a NumPy array "
+            "(tensor.numpy() before torch.save), or the table alone as .npy"
         )
+    return (
+        f"{source}: the record asks to load {error.module}.{error.name}, which no table needs; "
+        "refused, nothing of it was run. Save the table alone, as .npy, and read that"
+    )

@@ -107,7 +107,7 @@ def unwrap(loaded, what: str | epath.PathLike = "state dict") -> StateDict:
         what: the file, for messages.
 
     Raises:
-        ValueError: no mapping, no arrays in it, or an entry that is no array.
+        ValueError: no mapping, no arrays in it, an entry that is no array, or a key that is no text.
     """
     while isinstance(loaded, Mapping) and not isinstance(loaded, StateDict):
         inner = [key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)]
@@ -122,6 +122,12 @@ def unwrap(loaded, what: str | epath.PathLike = "state dict") -> StateDict:
             raise ValueError(
                 f"weights: entry {odd[0]!r} of {what} is {_described(loaded[odd[0]])}, not a tensor "
                 f"({len(odd)} of {len(loaded)} entries); known wrappers are {WRAPPERS}"
+            )
+        nameless = [key for key in loaded if not isinstance(key, str)]
+        if nameless:
+            raise torch_pickle.TorchFileError(
+                f"weights: {len(nameless)} of {len(loaded)} keys of {what} are no text (the first is "
+                f"{nameless[0]!r:.80}); expected a state dict, parameter names to tensors"
             )
         loaded = StateDict({k: (v.shape, lambda v=v: v) for k, v in loaded.items()})
     names = {name: name for name in loaded}

@@ -133,6 +133,7 @@ _TELLING = {
         *("text_model.encoder.layers.0.mlp.fc1.weight", "text_projection.weight"),
     ),
 }
+_RANKS = (4, 2, 2, 2, 2, 2, 2, 2)
 _LAYERS = {
     "openclip": ("visual.transformer.resblocks.{}.ln_1.weight", "transformer.resblocks.{}.ln_1.weight"),
     "hf": (
@@ -151,7 +152,8 @@ def sizes(shapes: Mapping[str, Sequence[int]], naming: str, what: str = "checkpo
         what: the file, for messages.
 
     Raises:
-        ValueError: no state dict of this class and naming, or towers that do not share a width.
+        ValueError: no state dict of this class and naming, arrays with another number of axes, or
+            towers that do not share a width.
     """
     telling = _TELLING[naming]
     missing = [key for key in telling if key not in shapes]
@@ -161,6 +163,7 @@ def sizes(shapes: Mapping[str, Sequence[int]], naming: str, what: str = "checkpo
             f"{what}: no CLIP with {naming} names: it lacks {missing}; it has e.g. "
             f"{sorted(shapes)[:4]}. {hint}"
         )
+    name_tables.check_ranks(shapes, dict(zip(telling, _RANKS, strict=True)), what)
     conv, places, image_fc, image_proj, table_, context, text_fc, text_proj = (
         tuple(shapes[key]) for key in telling
     )
@@ -172,7 +175,7 @@ def sizes(shapes: Mapping[str, Sequence[int]], naming: str, what: str = "checkpo
             f"{text_proj[-1]}; a pair shares one width"
         )
     side = round((places[0] - 1) ** 0.5)
-    if side * side + 1 != places[0] or len(conv) != 4:
+    if side * side + 1 != places[0]:
         raise ValueError(
             f"{what}: {places[0]} image positions are not a class token and a square of patches"
         )

@@ -183,6 +183,13 @@ def layer_reader(
     return read
 
 
+# Arrays that tell sizes: number of axes.
+_RANKS = {
+    **{"patch_embed.proj.weight": 4, "pos_embed": 3, "head.weight": 2},
+    **{"blocks.0.mlp.fc1.weight": 2, "blocks.0.mlp.fc2.weight": 2},
+}
+
+
 def sizes(shapes: Mapping[str, Sequence[int]], what: str = "checkpoint") -> dict:
     """What the shapes of an image tower tell: fields of ``EvaConfig``.
 
@@ -194,8 +201,10 @@ def sizes(shapes: Mapping[str, Sequence[int]], what: str = "checkpoint") -> dict
         what: the file, for messages.
 
     Raises:
-        ValueError: keys are missing, or the positions are not a class token and a square.
+        ValueError: keys are missing, arrays have another number of axes, or the positions are not a
+            class token and a square.
     """
+    name_tables.check_ranks(shapes, _RANKS, what)
     try:
         width, _, patch, _ = shapes["patch_embed.proj.weight"]
         tokens = shapes["pos_embed"][1]

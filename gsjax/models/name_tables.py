@@ -49,15 +49,11 @@ class Entry:
         theirs: key of the state dict; several keys are joined along the first axis of their arrays.
         ours: path in our variables, 'a/b/kernel'.
         layout: of `LAYOUTS`.
-        index: position along the first axis of theirs where one array holds several of ours.
-        optional: theirs may be missing.
     """
 
     theirs: str | tuple[str, ...]
     ours: str
     layout: str = "same"
-    index: slice | None = None
-    optional: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -68,13 +64,9 @@ class Entry:
 class Converted:
     """Attributes:
     variables: nested dict of arrays, as a Flax module takes them.
-    missing: keys of the table that the state dict lacks.
-    unexpected: keys of the state dict that neither the table nor `ignore` names.
     """
 
     variables: dict
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
 
 
 def convert(
@@ -84,7 +76,6 @@ def convert(
     *,
     what: str,
     ignore: Iterable[str] = (),
-    strict: bool = True,
     dtype=None,
 ) -> Converted:
     """Our variables from a state dict.
@@ -95,33 +86,34 @@ def convert(
         shapes: path 'a/b/kernel' -> shape of every parameter that the model has (`flat_shapes`).
         what: the model, for messages ('ViT-B-32').
         ignore: regular expressions of keys that are known and not used; matched from the start.
-        strict: whether missing and unexpected keys are errors; shapes always are.
         dtype: type of the results; None = each as it is. With it, results are contiguous arrays of
             their own and `state_dict` need not be held, nor read faster than array by array.
 
     Raises:
-        ValueError: missing or unexpected keys, arrays of other shapes, or parameters of the model
-            that the table leaves out; one message lists them all.
+        ValueError: missing or unexpected keys, arrays of other shapes or that cannot be joined, or
+            parameters of the model that the table leaves out; one message lists them all.
     """
     missing, wrong, flat = [], [], {}
     for entry in table:
         absent = [key for key in entry.keys if key not in state_dict]
         if absent:
-            missing += [] if entry.optional else absent
+            missing += absent
             continue
-        parts = [np.asarray(state_dict[key]) for key in entry.keys]
-        value = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        value = value if entry.index is None else value[entry.index]
-        wanted = shapes.get(entry.ours)
-        try:
-            value = LAYOUTS[entry.layout].forward(value)
-        except (ValueError, IndexError):
-            wrong.append(f"{entry.theirs}: shape {parts[0].shape} is not that of a {entry.layout}")
-            continue
-        if wanted is None:
+        if entry.ours not in shapes:
             raise ValueError(f"{what}: the table names {entry.ours!r}, which the model lacks")
-        if tuple(value.shape) != tuple(wanted):
+        parts = [np.asarray(state_dict[key]) for key in entry.keys]
+        try:
+            value = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            value = LAYOUTS[entry.layout].forward(value)
+        except (ValueError, IndexError, TypeError):
+            found = ", ".join(f"{part.shape} {part.dtype}" for part in parts)
+            joined = " joined" if len(parts) > 1 else ""
+            wrong.append(f"{entry.theirs}: found {found}; not that of a {entry.layout}{joined}")
+            continue
+        wanted = tuple(shapes[entry.ours])
+        if value.shape != wanted:
             wrong.append(f"{entry.theirs} -> {entry.ours}: found {value.shape}, expected {wanted}")
+            continue
         flat[entry.ours] = value if dtype is None else np.array(value, dtype, order="C")
     known = {key for entry in table for key in entry.keys}
     ignored = [re.compile(pattern) for pattern in ignore]
@@ -130,16 +122,15 @@ def convert(
     )
     uncovered = sorted(set(shapes) - {entry.ours for entry in table})
     problems = [f"shape of {line}" for line in wrong]
-    if strict:
-        problems += [f"missing: {key}" for key in missing]
-        problems += [f"unexpected: {key}" for key in unexpected]
-        problems += [f"not in the checkpoint's format: {path}" for path in uncovered]
+    problems += [f"missing: {key}" for key in missing]
+    problems += [f"unexpected: {key}" for key in unexpected]
+    problems += [f"not in the checkpoint's format: {path}" for path in uncovered]
     if problems:
         raise ValueError(
             f"{what}: the checkpoint does not fit ({len(problems)} problems); is it of another model "
             "or size?\n" + "\n".join(_shortened(problems))
         )
-    return Converted(nest(flat), tuple(missing), tuple(unexpected))
+    return Converted(nest(flat))
 
 
 def invert(variables: Mapping, table: Sequence[Entry]) -> dict[str, np.ndarray]:
@@ -150,7 +141,7 @@ def invert(variables: Mapping, table: Sequence[Entry]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: an array that cannot be taken apart so.
     """
-    flat, result, pieces = flatten(variables), {}, {}
+    flat, result = flatten(variables), {}
     for entry in table:
         value = LAYOUTS[entry.layout].backward(np.asarray(flat[entry.ours]))
         if len(entry.keys) > 1:
@@ -159,13 +150,30 @@ def invert(variables: Mapping, table: Sequence[Entry]) -> dict[str, np.ndarray]:
                     f"{entry.ours}: shape {value.shape} cannot be taken apart into {entry.keys}"
                 )
             result |= dict(zip(entry.keys, np.split(value, len(entry.keys)), strict=True))
-        elif entry.index is None:
-            result[entry.keys[0]] = value
         else:
-            pieces.setdefault(entry.keys[0], []).append((entry.index.start or 0, value))
-    for key, parts in pieces.items():
-        result[key] = np.concatenate([value for _, value in sorted(parts, key=lambda p: p[0])])
+            result[entry.keys[0]] = value
     return result
+
+
+def check_ranks(shapes: Mapping[str, Sequence[int]], ranks: Mapping[str, int], what: str):
+    """Refuses arrays whose shape tells no sizes; for whoever reads sizes off a state dict.
+
+    Args:
+        shapes: key -> shape of a state dict.
+        ranks: key -> number of axes that its array must have; keys that ``shapes`` lacks are left out.
+        what: the file, for messages.
+
+    Raises:
+        ValueError: another number of axes, or an axis of length zero; one message lists them all.
+    """
+    found = {key: tuple(shapes[key]) for key in ranks if key in shapes}
+    odd = [
+        f"{key}: found shape {shape}, expected {ranks[key]} axes, none of length 0"
+        for key, shape in found.items()
+        if len(shape) != ranks[key] or 0 in shape
+    ]
+    if odd:
+        raise ValueError(f"{what}: arrays of other shapes than this model's:\n" + "\n".join(odd))
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict:

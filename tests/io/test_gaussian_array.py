@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gsjax.io import formats, gaussian_array, records
+from tests.io import programs
 
 
 def _scene(n=7, count=1, seed=0):
@@ -212,6 +213,91 @@ def test_other_archives_are_refused(tmp_path):
             archive.writestr("object/data.pkl", program)
         with pytest.raises(records.SplatFormatError, match=message):
             gaussian_array.read(path)
+
+
+def _recorded(table: bytes) -> bytes:
+    return programs.program(programs.mapping(**{"3dgs": table}))
+
+
+_STATES = {
+    "dict": programs.mapping(__defaults__=programs.several(programs.text("latin1"))),
+    "slots": programs.several(
+        programs.NONE, programs.mapping(__defaults__=programs.several(programs.text("latin1")))
+    ),
+}
+
+
+@pytest.mark.parametrize("state", _STATES)
+def test_a_program_cannot_alter_what_it_may_name(tmp_path, state):
+    for module, name in gaussian_array._names():
+        code = _recorded(programs.name(module, name) + _STATES[state] + programs.BUILD)
+        with pytest.raises(records.SplatFormatError, match=r"a\.pkl: damaged.*attempt to alter a"):
+            gaussian_array.read_record(programs.write(tmp_path / "a.pkl", code))
+    code = _recorded(
+        programs.name("_codecs", "encode") + programs.several(programs.text("a")) + programs.REDUCE
+    )
+    with pytest.raises(records.SplatFormatError, match="not spelt in latin1"):
+        gaussian_array.read_record(programs.write(tmp_path / "a.pkl", code))
+    one, two = gaussian_array._names(), gaussian_array._names()
+    assert all(one[key] is not two[key] for key in one)
+
+
+_MADE = programs.name("numpy.core.multiarray", "_reconstruct") + b")" + programs.REDUCE
+_FLOAT = programs.name("numpy", "dtype") + programs.several(programs.text("f4")) + programs.REDUCE
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (programs.NONE, "filled twice, or with nothing"),
+        (programs.tower(60), "damaged NumPy array"),
+        (programs.several(*[programs.tower(60)] * 5), "damaged NumPy array"),
+        (
+            programs.several(programs.NONE, programs.numbers([-1]), _FLOAT, b"\x89", b"C\x00"),
+            "damaged NumPy array",
+        ),
+        (
+            programs.several(programs.NONE, programs.numbers([4]), _FLOAT, b"\x89", b"C\x01a"),
+            r"truncated: an array of shape \(4,\), float32 has 16 bytes, found 1",
+        ),
+        (
+            programs.several(
+                programs.NONE,
+                programs.numbers([0]),
+                _FLOAT + programs.several(programs.NONE, programs.tower(60)) + programs.BUILD,
+                *(b"\x89", b"C\x00"),
+            ),
+            "a damaged type",
+        ),
+    ],
+)
+def test_damaged_arrays_in_records_are_refused(tmp_path, state, message):
+    path = programs.write(tmp_path / "a.pkl", _recorded(_MADE + state + programs.BUILD))
+    with pytest.raises(records.SplatFormatError, match=message):
+        gaussian_array.read_record(path)
+
+
+def test_the_same_text_asked_for_again_costs_no_memory():
+    encode = gaussian_array._names()["_codecs", "encode"]
+    text = "\xff" * 1000
+    assert encode(text, "latin1") is encode(text, "latin1") == b"\xff" * 1000
+
+
+def test_compressed_records_are_refused_before_they_are_read(tmp_path):
+    code = _recorded(programs.text("a" * 1_000_000))
+    path = programs.write(tmp_path / "a.pkl", code, method=zipfile.ZIP_DEFLATED)
+    with pytest.raises(records.SplatFormatError, match=r"a\.pkl.*is compressed \(method 8\)"):
+        gaussian_array.read_record(path)
+
+
+@pytest.mark.parametrize("human", [0, 1.5, {"a": 1}, [None, 3, "red chair"], "red chair"])
+def test_captions_of_odd_types_are_left_out(tmp_path, human):
+    path = _torch_file(tmp_path / "a.pkl", _record(human_prompt=human, name=7))
+    found = gaussian_array.read_record(path)
+    known = ("red chair",) if "red chair" in str(human) else ()
+    assert found.captions == (*known, "a small red chair") and found.name == ""
+    content = _record() | dict(human_prompt=None, machine_prompt=None, label=None)
+    assert gaussian_array.read_record(_torch_file(path, content)).captions == ()
 
 
 def test_records_are_read_only_and_not_looked_for(tmp_path):

@@ -87,8 +87,10 @@ def architecture(shapes: Mapping[str, Sequence[int]], heads: int | None = None) 
         heads: attention heads; None = those of the named size.
 
     Raises:
-        ValueError: not Uni3D's names, or no named size and no ``heads``.
+        ValueError: not Uni3D's names, arrays with another number of axes, or no named size and no
+            ``heads``.
     """
+    name_tables.check_ranks(shapes, _RANKS, "uni3d")
     try:
         fields = _fields(shapes)
     except KeyError as error:
@@ -139,6 +141,13 @@ _CONVS = {
     "first_conv.3": "first_1",
     "second_conv.0": "second_0",
     "second_conv.3": "second_1",
+}
+# Arrays that tell sizes: number of axes.
+_RANKS = {
+    f"{_ROOT}visual.blocks.0.mlp.fc1.weight": 2,
+    f"{_ROOT}visual.blocks.0.mlp.fc2.weight": 2,
+    f"{_ROOT}trans2embed.weight": 2,
+    **{f"{_ROOT}encoder.{name}.weight": 3 for name in _CONVS},
 }
 
 

@@ -119,6 +119,24 @@ def test_every_misfit_is_named():
         uni3d.convert(uni3d_case.state_dict(**uni3d_case.SMALL))
 
 
+@pytest.mark.parametrize(
+    "key, axes",
+    [
+        ("visual.blocks.0.mlp.fc2.weight", 2),
+        ("visual.blocks.0.mlp.fc1.weight", 2),
+        ("encoder.first_conv.0.weight", 3),
+        ("trans2embed.weight", 2),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (7,), (1, 2, 3, 4), (0, 0, 0)])
+def test_arrays_with_another_number_of_axes_are_named(key, axes, shape):
+    sd = uni3d_case.state_dict(**uni3d_case.SMALL, mlp="packed_swiglu", fused=True)
+    name = f"point_encoder.{key}"
+    with pytest.raises(ValueError, match="uni3d: arrays of other shapes") as error:
+        uni3d.convert(sd | {name: np.zeros(shape)}, heads=uni3d_case.HEADS)
+    assert f"{name}: found shape {shape}, expected {axes} axes" in str(error.value)
+
+
 @functools.cache
 def _fitting():
     """A checkpoint of the tiny test system's size, converted."""
