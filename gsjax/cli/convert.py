@@ -1,19 +1,36 @@
 """``gsjax convert``: weights of other projects, checked array by array and written without pickle.
 
 ``uni3d`` gives an ``.npz`` that training of clip_gs starts from (``--config.init_from``); tower kinds
-give a ``.safetensors`` with what is used of the file, for ``KIND:PATH`` where towers are asked for.
-Without ``--out`` the file is only checked and described.
+give a ``.safetensors`` with what is used of the file, for ``KIND:PATH`` where towers are asked for, and
+beside it the config files that loading needs. Without ``--out`` the file is only checked and described.
+
+Towers are checked from names and shapes, then read and written one array at a time, so that a pair of
+any size takes the memory of its largest array.
 """
 
 import argparse
+import importlib
+import json
+import math
 import pathlib
 import re
+import shlex
 import urllib.parse
+from collections.abc import Mapping, Sequence
 
 HELP = "check and convert weights of Uni3D, OpenCLIP, Hugging Face CLIP or EVA-CLIP"
 
 TOWERS = ("openclip", "hf_clip", "evaclip")
 DTYPES = ("keep", "float32", "bfloat16", "float16")
+# Options that only some kinds have.
+ONLY = {"heads": ("uni3d",), "without": ("uni3d",), "arch": TOWERS}
+# NumPy's names of types -> those of safetensors.
+SAFETENSORS_TYPES = {
+    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
+    **{"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "bool": "BOOL"},
+    **{"uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8"},
+    **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help=".pt, .pth, .bin, .safetensors, .index.json, or a folder")
     parser.add_argument("--out", help="file to write: .npz (uni3d) or .safetensors (towers)")
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="type of what is written")
-    parser.add_argument("--licence", default="unknown", help="of the weights, stored as a note")
-    parser.add_argument("--arch", default="", help="towers: name of the model, e.g. ViT-B-32")
+    parser.add_argument("--licence", help="of the weights, stored with them; default: unknown")
+    parser.add_argument("--arch", help="towers: name of the model, e.g. ViT-B-32")
     parser.add_argument("--heads", type=int, help="uni3d: attention heads, if of no public size")
     parser.add_argument(
         "--without",
@@ -32,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    for option, kinds in ONLY.items():
+        if getattr(args, option) is not None and args.kind not in kinds:
+            raise ValueError(
+                f"--{option}: kind {args.kind} has no such option (only {', '.join(kinds)}); leave "
+                "it out"
+            )
     if args.out:
         ending = ".npz" if args.kind == "uni3d" else ".safetensors"
         if not args.out.endswith(ending):
@@ -52,14 +75,15 @@ def _uni3d(args) -> int:
     size = found.size or "no public size"
     fields = ", ".join(f"{name} {value}" for name, value in found.fields.items())
     print(f"{args.file}: Uni3D, {size}: {fields}")
-    _describe("loaded", arrays)
+    _describe("loaded", {path: (x.dtype, x.shape) for path, x in arrays.items()})
     _names("unused keys of the file", found.ignored)
     _names("left out", left_out)
     _names("new in CLIP-GS, as initialised", found.new)
-    print(f"  licence: {args.licence}")
+    licence = args.licence or "unknown"
+    print(f"  licence: {licence}")
     if not args.out:
         return 0
-    notes = dict(licence=args.licence, source=args.file, made_by="gsjax convert uni3d")
+    notes = dict(licence=licence, source=args.file, made_by="gsjax convert uni3d")
     config = dict(size=found.size, **found.fields)
     digest = archive.save(args.out, "clip_gs", config, arrays, notes)
     print(f"  written: {args.out}, digest {digest[:16]}")
@@ -73,40 +97,110 @@ def _uni3d(args) -> int:
 
 def _towers(args) -> int:
     from gsjax.io import weights
-    from gsjax.models import clip_tables, eva_tables, towers
+    from gsjax.models import towers
 
-    options = dict(licence=args.licence)
-    options |= dict(dtype="bfloat16") if args.dtype == "bfloat16" else {}
-    options |= dict(arch=args.arch) if args.arch else {}
+    options = {name: getattr(args, name) for name in ("arch", "licence") if getattr(args, name)}
     state_dict = weights.open_state_dict(args.file)
-    # The loader checks names, shapes and sizes of everything.
-    spec = f"{args.kind}:{args.file}?{urllib.parse.urlencode(options)}"
-    loaded = towers.load(spec, lambda path: state_dict)
-    ignored = {"evaclip": eva_tables.IGNORE, "hf_clip": clip_tables.IGNORE["hf"]}.get(
-        args.kind, clip_tables.IGNORE["openclip"]
-    )
-    unused = [key for key in state_dict if any(re.match(p, key) for p in ignored)]
-    used = {key: _cast(state_dict[key], args.dtype) for key in state_dict if key not in unused}
-    print(f"{args.file}: {loaded.name} ({args.kind}), D = {loaded.dim}")
-    print(f"  pictures and captions: {loaded.preprocessing}")
-    _describe("loaded", used)
-    _names("unused keys of the file", unused)
-    print(f"  licence: {loaded.licence}")
+    loader = importlib.import_module(towers.FOREIGN[args.kind])
+    checked = loader.check(args.kind, args.file, state_dict, options)
+    out, files = pathlib.Path(args.out or ""), {}
     if args.out:
-        _save_safetensors(args.out, used, dict(options, kind=args.kind, source=args.file))
-        print(f"  written: {args.out}; load it as {args.kind}:{args.out}")
+        files = _files_to_write(
+            out, checked, lambda: loader.check(args.kind, args.out, state_dict, checked.options)
+        )
+    unused = set(checked.unused)
+    # One array after the other: types are known, and too large numbers found, before any is written.
+    used = {}
+    for key in state_dict:
+        if key not in unused:
+            value = _cast(state_dict[key], args.dtype)
+            used[key] = value.dtype, value.shape
+    print(f"{args.file}: {checked.name} ({args.kind}), D = {checked.dim}")
+    print(f"  pictures and captions: {checked.preprocessing}")
+    _describe("loaded", used)
+    _names("unused keys of the file", checked.unused)
+    print(f"  licence: {checked.licence}")
+    if not args.out:
+        return 0
+    notes = dict(kind=args.kind, arch=checked.name, licence=checked.licence, source=args.file)
+    _save_safetensors(out, used, lambda key: _cast(state_dict[key], args.dtype), notes)
+    for name, text in files.items():
+        (out.parent / name).write_text(text)
+    for name in checked.files:
+        print(f"  {'written' if name in files else 'kept as it is'}: {out.parent / name}")
+    query = urllib.parse.urlencode(checked.options)
+    spec = f"{args.kind}:{args.out}" + f"?{query}" * bool(query)
+    print(f"  written: {args.out}; load it as {shlex.quote(spec)}")
     return 0
 
 
-def _save_safetensors(path: str, arrays: dict, notes: dict) -> None:
+def _files_to_write(out: pathlib.Path, checked, check_there) -> Mapping[str, str]:
+    """Config files to put beside ``out``: those that are not there; any that is must say the same.
+
+    Args:
+        out: the weights to write.
+        checked: what they are, ``towers.Checked``.
+        check_there: () -> the same, with the files beside ``out``.
+
+    Raises:
+        ValueError: a file there that says something else.
+    """
+    found = {name: out.parent / name for name in checked.files}
+    found = {name: place for name, place in found.items() if place.exists()}
+    if all(place.read_text() == checked.files[name] for name, place in found.items()):
+        return {name: text for name, text in checked.files.items() if name not in found}
     try:
-        from safetensors import numpy
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is written by the package safetensors: pip install 'gsjax[clip]'"
-        ) from error
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    numpy.save_file(arrays, path, metadata=notes)
+        there = check_there()
+        same = (there.config, there.preprocessing) == (checked.config, checked.preprocessing)
+        why = "" if same else f": {there.preprocessing}, {there.config}"
+    except ValueError as error:
+        same, why = False, f" ({error})"
+    if not same:
+        raise ValueError(
+            f"--out: {', '.join(map(str, found.values()))} is there and describes other towers"
+            f"{why}; write into another folder"
+        )
+    return {name: text for name, text in checked.files.items() if name not in found}
+
+
+def _save_safetensors(
+    out: pathlib.Path, types: Mapping[str, tuple], read, notes: Mapping[str, str]
+) -> None:
+    """Writes a safetensors file one array at a time: size of the header, header, data.
+
+    Args:
+        out: target; it is only there once it is whole.
+        types: name -> (dtype, shape).
+        read: name -> array of these.
+        notes: texts for the header's ``__metadata__``.
+
+    Raises:
+        ValueError: a type that the format lacks.
+    """
+    odd = sorted({str(dtype) for dtype, _ in types.values()} - set(SAFETENSORS_TYPES))
+    if odd:
+        raise ValueError(f"--out: safetensors has no type for {odd}; choose --dtype float32")
+    header: dict = {"__metadata__": dict(notes)}
+    end = 0
+    # The widest types first: so all data are aligned.
+    for name in sorted(types, key=lambda name: (-types[name][0].itemsize, name)):
+        dtype, shape = types[name]
+        start, end = end, end + _size(dtype, shape)
+        kind = SAFETENSORS_TYPES[str(dtype)]
+        header[name] = dict(dtype=kind, shape=list(shape), data_offsets=[start, end])
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.parent / f".{out.name}.tmp"
+    try:
+        with scratch.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for name in list(header)[1:]:
+                file.write(read(name).reshape(-1).view("u1"))
+        scratch.replace(out)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _cast(value, dtype: str):
@@ -122,13 +216,23 @@ def _cast(value, dtype: str):
     return result
 
 
-def _describe(what: str, arrays: dict) -> None:
-    parameters = sum(x.size for path, x in arrays.items() if not path.startswith("batch_stats/"))
-    size = sum(x.nbytes for x in arrays.values())
-    types = ", ".join(sorted({str(x.dtype) for x in arrays.values()}))
+def _describe(what: str, arrays: Mapping[str, tuple]) -> None:
+    """Counts of arrays given as name -> (dtype, shape)."""
+    parameters = sum(
+        math.prod(shape)
+        for path, (_, shape) in arrays.items()
+        if not path.startswith("batch_stats/")
+    )
+    size = sum(_size(*array) for array in arrays.values())
+    types = ", ".join(sorted({str(dtype) for dtype, _ in arrays.values()}))
     print(
         f"  {what}: {len(arrays)} arrays, {parameters:,} parameters, {size / 1e6:,.1f} MB ({types})"
     )
+
+
+def _size(dtype, shape: Sequence[int]) -> int:
+    """Bytes of an array."""
+    return math.prod(shape) * dtype.itemsize
 
 
 def _names(what: str, names) -> None:

@@ -4,14 +4,20 @@
 
 ``ensure`` does the same from a config and is what systems call. The input pipeline never runs this
 module: it reads the cache through ``gsjax.data.embeddings``.
+
+Pictures stream from records through the image tower, two batches or so at a time: only embeddings are
+kept for a file of the cache, however many pictures it stands for.
 """
 
 import argparse
+import collections
 import concurrent.futures
+import functools
 import importlib.resources
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -24,6 +30,7 @@ from gsjax.io import weights
 from gsjax.models import towers as towers_lib
 
 _SHARD_BYTES = 1 << 26
+_READERS = 8  # records that are read at once, at least
 _BATCH = 256  # pictures or captions a device call; the last one is filled up
 
 
@@ -76,7 +83,7 @@ def default_folder(dataset_dir, key: embeddings.CacheKey) -> epath.Path:
     return folder / f"{key.tower}-{key.digest[:16]}"
 
 
-def ensure(dataset_dir, data_config) -> epath.Path:
+def ensure(dataset_dir, data_config, towers: towers_lib.Towers | None = None) -> epath.Path:
     """Makes the cache for a data set unless it is there, and returns its folder.
 
     Several processes share the work; where they do not share a file system, each makes its own.
@@ -85,11 +92,12 @@ def ensure(dataset_dir, data_config) -> epath.Path:
         dataset_dir: a prepared set (``prepare.ensure``).
         data_config: ``name`` and, optionally, ``towers``: '' (the pair shipped for the set), the
             path of an exported weight file, or ``KIND:PATH`` (see ``models.towers``).
+        towers: those of ``data_config``, where they are loaded already (:func:`resolve_towers`).
 
     Raises:
         ValueError: no usable towers, or a data set that cannot be embedded.
     """
-    towers = resolve_towers(data_config)
+    towers = towers or resolve_towers(data_config)
     key = cache_key(dataset_dir, towers)
     folder = default_folder(dataset_dir, key)
     index, count = jax.process_index(), jax.process_count()
@@ -102,13 +110,16 @@ def ensure(dataset_dir, data_config) -> epath.Path:
     return folder
 
 
-def open_cache(dataset_dir, data_config) -> embeddings.EmbeddingCache:
+def open_cache(
+    dataset_dir, data_config, towers: towers_lib.Towers | None = None
+) -> embeddings.EmbeddingCache:
     """``ensure``, then the cache itself, its key checked against towers and data set.
 
     Args, Raises: as :func:`ensure`.
     """
-    key = cache_key(dataset_dir, resolve_towers(data_config))
-    return embeddings.EmbeddingCache.open(ensure(dataset_dir, data_config), key)
+    towers = towers or resolve_towers(data_config)
+    folder = ensure(dataset_dir, data_config, towers)
+    return embeddings.EmbeddingCache.open(folder, cache_key(dataset_dir, towers))
 
 
 def make(
@@ -129,8 +140,8 @@ def make(
         Whether the cache is complete.
 
     Raises:
-        ValueError: not 0 <= shard < num_shards, a record without pictures, or views that differ in
-            number.
+        ValueError: not 0 <= shard < num_shards, a set without categories, a record without
+            pictures, or views that differ in number.
     """
     if not 0 <= shard < num_shards:
         raise ValueError(f"shard: found {shard} of {num_shards}, expected 0 <= shard < num_shards")
@@ -138,6 +149,8 @@ def make(
     fields = ("uid", "captions", "views")
     splits = [store.open_split(dataset_dir, split, fields=fields) for split in sorted(sizes)]
     places = [(records, i) for records in splits for i in range(len(records))]
+    names = store.category_names(dataset_dir)
+    _check_categories(names)  # before the long work
     num_views = len(splits[0][0]["views"])
     if not num_views:
         raise ValueError(
@@ -157,8 +170,10 @@ def make(
     own = [file for file in writer.pending() if file[0] % num_shards == shard]
     for number, low, high in own:
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            records = list(pool.map(lambda place: _read(towers, *place), places[low:high]))
-        writer.write_shard(number, list(_embed(records, num_views, encode)))
+            read = functools.partial(pool.submit, _read, towers)
+            most = max(_READERS, math.ceil(encode.batch / num_views))
+            records = _ahead(read, places[low:high], most)
+            writer.write_shard(number, list(_embed(records, num_views, encode)))
         done += high - low
         seconds = time.monotonic() - started
         logging.info(
@@ -171,7 +186,6 @@ def make(
     if writer.pending():
         logging.info("the other shards of %s are still to come", folder)
         return False
-    names = store.category_names(dataset_dir)
     tables = {
         name: class_table(names, sentences, encode)
         for name, sentences in templates.TEMPLATES.items()
@@ -195,35 +209,73 @@ def _read(towers: towers_lib.Towers, records: store.Records, position: int) -> d
     return dict(uid=record["uid"], captions=list(record["captions"]), pictures=pictures)
 
 
-def _embed(records: Sequence[dict], num_views: int, encode: "_Encoder") -> Iterator[dict]:
-    """Embeds a shard's records in as few device calls as there are full batches."""
-    for record in records:
-        if len(record["pictures"]) != num_views or not record["captions"]:
-            raise ValueError(
-                f"embed: record {record['uid']!r} has {len(record['pictures'])} pictures and "
-                f"{len(record['captions'])} captions; expected {num_views} and at least 1"
-            )
-    images = encode.images([picture for record in records for picture in record["pictures"]])
-    texts = encode.texts([caption for record in records for caption in record["captions"]])
+def _ahead(submit: Callable, places: Iterable[tuple], most: int) -> Iterator[dict]:
+    """Results of ``submit(*place)`` in order; at most ``most`` are under way or wait."""
+    waiting: collections.deque = collections.deque()
+    try:
+        for place in places:
+            if len(waiting) == most:
+                yield waiting.popleft().result()
+            waiting.append(submit(*place))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # after an error, those that have not begun need not
+        for future in waiting:
+            future.cancel()
+
+
+def _embed(records: Iterable[dict], num_views: int, encode: "_Encoder") -> Iterator[dict]:
+    """Embeds a shard's records in as few device calls as there are full batches.
+
+    Records are taken one by one, and nothing of them is kept but names and captions.
+    """
+    texts_of: list[tuple[str, list[str]]] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for record in records:
+            found = record["pictures"]
+            if len(found) != num_views or not record["captions"]:
+                raise ValueError(
+                    f"embed: record {record['uid']!r} has {len(found)} pictures and "
+                    f"{len(record['captions'])} captions; expected {num_views} and at least 1"
+                )
+            texts_of.append((record["uid"], record["captions"]))
+            yield from found
+
+    images = encode.images(pictures())
+    texts = encode.texts([caption for _, captions in texts_of for caption in captions])
     image_row = text_row = 0
-    for record in records:
+    for uid, sentences in texts_of:
         views = images[image_row : image_row + num_views]
-        captions = texts[text_row : text_row + len(record["captions"])]
+        captions = texts[text_row : text_row + len(sentences)]
         image_row, text_row = image_row + len(views), text_row + len(captions)
         yield dict(
-            uid=record["uid"],
+            uid=uid,
             image_embed=views,
             text_embed=captions,
             score=(views @ captions.T).mean(axis=1),
-            caption_hash=[embeddings.caption_hash(caption) for caption in record["captions"]],
+            caption_hash=[embeddings.caption_hash(caption) for caption in sentences],
         )
 
 
 def class_table(names: Sequence[str], sentences: Sequence[str], encode: "_Encoder") -> np.ndarray:
-    """Class vectors [C, D]: the normalised mean of the embedded sentences of each class."""
+    """Class vectors [C, D]: the normalised mean of the embedded sentences of each class.
+
+    Raises:
+        ValueError: no classes.
+    """
+    _check_categories(names)
     texts = encode.texts([sentence.format(name) for name in names for sentence in sentences])
     table = texts.reshape(len(names), len(sentences), -1).mean(axis=1)
     return table / np.maximum(np.linalg.norm(table, axis=-1, keepdims=True), 1e-12)
+
+
+def _check_categories(names: Sequence[str]) -> None:
+    if not len(names):
+        raise ValueError(
+            "embed: the data set has no categories, so there are no class vectors to make; prepare "
+            "it with the category of each object"
+        )
 
 
 class _Encoder:
@@ -232,11 +284,11 @@ class _Encoder:
     def __init__(self, towers: towers_lib.Towers):
         self._tokenize = towers.tokenize
         self._images, self._texts = towers.encode_images, towers.encode_texts
-        self._batch = towers.batch or _BATCH
+        self.batch = towers.batch or _BATCH  # pictures a call
 
-    def images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit vectors float32 [B, D] of prepared pictures."""
-        return _in_batches(self._images, np.stack(pictures), self._batch)
+    def images(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        """Unit vectors float32 [B, D] of prepared pictures, taken a batch at a time."""
+        return _in_batches(self._images, pictures, self.batch)
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [B, D] of captions; equal ones are embedded once."""
@@ -246,20 +298,18 @@ class _Encoder:
         return embedded[[rows[caption] for caption in captions]]
 
 
-def _in_batches(function: Callable, inputs: np.ndarray, size: int = _BATCH) -> np.ndarray:
+def _in_batches(function: Callable, rows: Iterable[np.ndarray], size: int = _BATCH) -> np.ndarray:
     """Applies a compiled function to batches of one size; the last is filled with its last row.
 
     A batch is split over as many devices of this process as divide it.
     """
     devices = jax.local_devices()[: math.gcd(size, jax.local_device_count())]
     mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    results = []
-    for start in range(0, len(inputs), size):
-        batch = inputs[start : start + size]
-        short = size - len(batch)
-        filled = np.concatenate([batch, np.repeat(batch[-1:], short, axis=0)]) if short else batch
-        found = function(jax.device_put(filled, rows))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    rows, results = iter(rows), []
+    while batch := list(itertools.islice(rows, size)):
+        filled = np.stack(batch + batch[-1:] * (size - len(batch)))
+        found = function(jax.device_put(filled, sharding))
         results.append(np.asarray(found, np.float32)[: len(batch)])
     return np.concatenate(results)
 

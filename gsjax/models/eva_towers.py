@@ -8,10 +8,13 @@ The door is ``towers.load('evaclip:PATH', weights.open_state_dict)``. Options ar
                 a call, which `gsjax.data.embed` takes care of
 
 ``arch``, a name of ``eva_presets``, is only needed to be sure: the published sizes all differ in their
-shapes.
+shapes. An open_clip_config.json beside the weights is read for ``preprocess_cfg`` and must not
+contradict the sizes found.
 """
 
+import dataclasses
 import functools
+import json
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -32,7 +35,36 @@ from gsjax.models import (
 )
 
 DEFAULTS = dict(clip_towers.DEFAULTS, stream="no")
+_CONFIG_FILE = clip_towers.CONFIG_FILES["openclip"]
 _STREAM_BATCH = 1024  # pictures a pass over the file; 0.9 GB of tokens of E-14 in bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What names, shapes and the file beside the weights say.
+
+    Attributes:
+        arch: name in ``eva_presets``.
+        config: its sizes.
+        pixels: how the image tower takes pictures.
+        options: filled in, ``stream`` included.
+        model_cfg: block of the file beside the weights; empty without one.
+    """
+
+    arch: str
+    config: eva_presets.EvaClipConfig
+    pixels: image_preprocess.Pixels
+    options: Mapping[str, str]
+    model_cfg: Mapping
+
+    @property
+    def preprocessing(self) -> str:
+        return clip_towers.described_inputs(self.config.text, self.pixels, self.options)
+
+    @property
+    def described(self) -> dict:
+        parts = dict(vars(self.config.image), dtype=self.options["dtype"])
+        return parts | dict(text=vars(self.config.text))
 
 
 def build(
@@ -42,49 +74,44 @@ def build(
 
     Args:
         kind: 'evaclip'.
-        path: where it comes from, for messages.
+        path: where it comes from; open_clip_config.json is looked for beside it.
         state_dict: name -> array, read one at a time.
         options: of ``DEFAULTS``.
 
     Raises:
-        ValueError: an unknown option, a model of another class, or arrays that do not fit; one
-            message lists all misfits.
+        ValueError: an unknown option, a model of another class, arrays that do not fit, another
+            vocabulary than the tokenizer's, or a config file that contradicts the arrays or asks for
+            preprocessing that is not known here; one message lists all misfits.
     """
-    options = {**DEFAULTS, **options}
-    stream = options.pop("stream")
-    if stream not in ("no", "yes"):
-        raise ValueError(f"towers: option stream: unknown {stream!r}; known: ['no', 'yes']")
-    options = clip_towers.checked(options)
+    plan = _plan(path, state_dict, options)
+    config, pixels, options = plan.config, plan.pixels, plan.options
     dtype = clip_towers.DTYPES[options["dtype"]]
-    arch, config = architecture(path, state_dict, options["arch"])
-    described = dict(vars(config.image), dtype=options["dtype"], text=vars(config.text))
     background = image_preprocess.BACKGROUNDS[options["background"]]
-    mean, std = image_preprocess.NORMS[options["norm"]]
-    size, resize = config.image.image_size, options["resize"]
+    size, stream = config.image.image_size, options["stream"]
     text = clip.TextTower(config.text, dtype)
     params = {"text": convert_text(path, state_dict, config, dtype)}
     if stream == "yes":
         check_image(path, state_dict, config)
         read = eva_tables.layer_reader(config.image, state_dict)
         arrays = {f"text/{name}": x for name, x in name_tables.flatten(params["text"]).items()}
-        digest = towers.digest_of(kind, described, _Layers(arrays, config.image, read, dtype))
+        digest = towers.digest_of(kind, plan.described, _Layers(arrays, config.image, read, dtype))
 
         def images(pictures):
-            pixels = np.asarray(image_preprocess.normalize(pictures, mean, std))
+            x = np.asarray(image_preprocess.normalize(pictures, pixels.mean, pixels.std))
             return toy_towers.normalize(
-                jnp.asarray(eva.stream_encode(config.image, read, pixels, dtype=dtype))
+                jnp.asarray(eva.stream_encode(config.image, read, x, dtype=dtype))
             )
 
     else:
         params["image"] = convert_image(path, state_dict, config, dtype)
-        digest = towers.digest_of(kind, described, name_tables.flatten(params))
+        digest = towers.digest_of(kind, plan.described, name_tables.flatten(params))
         tower = eva.EvaTower(config.image, dtype)
 
         # The weights are arguments: as constants they would be copied into the compiled programs.
         @jax.jit
         def encode_images(params, pictures):
-            pixels = image_preprocess.normalize(pictures, mean, std).astype(dtype)
-            return toy_towers.normalize(tower.apply({"params": params}, pixels))
+            x = image_preprocess.normalize(pictures, pixels.mean, pixels.std).astype(dtype)
+            return toy_towers.normalize(tower.apply({"params": params}, x))
 
         images = functools.partial(encode_images, jax.tree.map(jnp.asarray, params["image"]))
 
@@ -93,20 +120,78 @@ def build(
         return toy_towers.normalize(text.apply({"params": params}, tokens))
 
     return towers.Towers(
-        name=arch or kind,
+        name=plan.arch,
         dim=config.image.dim,
         digest=digest,
-        preprocessing=(
-            f"alpha on {options['background']}, {resize}, bicubic to {size} px, centre crop, mean "
-            f"{mean}, std {std}; CLIP byte pairs, {config.text.context} ids, long captions: {options['on_long']}"
+        preprocessing=plan.preprocessing,
+        prepare_image=lambda picture: image_preprocess.crop(
+            picture, size, background, pixels.resize
         ),
-        prepare_image=lambda picture: image_preprocess.crop(picture, size, background, resize),
         tokenize=bpe.BpeTokenizer(config.text.context, options["on_long"]),
         encode_images=images,
         encode_texts=functools.partial(encode_texts, jax.tree.map(jnp.asarray, params["text"])),
         licence=options["licence"],
         batch=_STREAM_BATCH if stream == "yes" else 0,
     )
+
+
+def check(
+    kind: str, path: str, state_dict: Mapping[str, np.ndarray], options: Mapping[str, str]
+) -> towers.Checked:
+    """Checks all that :func:`build` does but reads no array.
+
+    Args, Raises: as :func:`build`.
+    """
+    del kind
+    plan = _plan(path, state_dict, options)
+    check_image(path, state_dict, plan.config)
+    convert_text(path, clip_towers.blank(state_dict), plan.config)
+    about = dict(model_cfg=plan.model_cfg) if plan.model_cfg else {}
+    about |= dict(preprocess_cfg=clip_towers.preprocess_cfg(plan.pixels))
+    about |= dict(licence=plan.options["licence"])
+    return towers.Checked(
+        name=plan.arch,
+        config=plan.described,
+        preprocessing=plan.preprocessing,
+        dim=plan.config.image.dim,
+        licence=plan.options["licence"],
+        options=clip_towers.telling_options(plan.arch, plan.pixels, plan.options),
+        unused=clip_towers.matching(state_dict, eva_tables.IGNORE),
+        files={_CONFIG_FILE: json.dumps(about, indent=2) + "\n"},
+    )
+
+
+def _plan(path: str, state_dict: Mapping, options: Mapping[str, str]) -> _Plan:
+    given = dict(options)
+    stream = given.pop("stream", DEFAULTS["stream"])
+    if stream not in ("no", "yes"):
+        raise ValueError(f"towers: option stream: unknown {stream!r}; known: ['no', 'yes']")
+    filled = dict(clip_towers.checked(given), stream=stream)
+    arch, config = architecture(path, state_dict, filled["arch"])
+    clip_towers.check_vocabulary(path, config.text.vocabulary)
+    pixels, licence, model_cfg = clip_towers.default_pixels(filled), "", {}
+    stated = clip_towers.beside(
+        path, _CONFIG_FILE, lambda text: _from_file(text, config, pixels), eva_presets.PRESETS
+    )
+    if stated is not None:
+        pixels, licence, model_cfg = stated
+    filled["licence"] = given.get("licence") or licence or DEFAULTS["licence"]
+    return _Plan(arch, config, pixels, filled, model_cfg)
+
+
+def _from_file(text: Mapping, config: eva_presets.EvaClipConfig, pixels: image_preprocess.Pixels):
+    """(pixels, licence, model_cfg) of open_clip_config.json; it may leave out ``model_cfg``."""
+    model = text.get("model_cfg") or {}
+    clip_towers.check_openclip_sizes(model, vars(config.text))
+    image = model.get("vision_cfg") or {}
+    tower = image.get("timm_model_name") or image.get("eva_model_name") or ""
+    if image and not tower.lower().startswith("eva"):
+        raise ValueError(f"its image tower is {tower or 'a plain ViT'!r}, the arrays are EVA's")
+    if model.get("quick_gelu"):
+        raise ValueError("quick_gelu; the text towers of EVA-CLIP have plain GELU")
+    stated = text.get("preprocess_cfg") or {}
+    pixels = image_preprocess.openclip_pixels(stated, config.image.image_size, pixels)
+    return pixels, clip_towers.stated_licence(text), model
 
 
 class _Layers(Mapping):
@@ -171,7 +256,10 @@ def architecture(
 def _text_sizes(state_dict, path) -> dict:
     """Fields of ``ClipConfig`` that the text tower's shapes tell."""
     view = eva_tables.text_view(state_dict)
+    names = ("token_embedding", "transformer.resblocks.0.mlp.c_fc")
+    ranks = dict.fromkeys((*(f"text.{x}.weight" for x in names), "text.positional_embedding"), 2)
     try:
+        name_tables.check_ranks(view.shapes(), ranks, path)
         vocabulary, width = view.shape("text.token_embedding.weight")
         context = view.shape("text.positional_embedding")[0]
         hidden = view.shape("text.transformer.resblocks.0.mlp.c_fc.weight")[0]
@@ -209,9 +297,7 @@ def convert_image(
 
 def check_image(path: str, state_dict: Mapping, config: eva_presets.EvaClipConfig) -> None:
     """Raises as :func:`convert_image` does, from names and shapes alone, without reading arrays."""
-    view = eva_tables.image_view(state_dict, path)
-    blank = {name: np.broadcast_to(np.int8(0), shape) for name, shape in view.shapes().items()}
-    _convert_image(path, blank, config, None)
+    convert_image(path, clip_towers.blank(state_dict), config)
 
 
 def _convert_image(path, view, config, dtype):

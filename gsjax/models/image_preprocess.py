@@ -2,10 +2,13 @@
 
 The host part (``crop``) gives bytes, the device part (``normalize``) floats, so that a quarter of the
 data travels. Equal to OpenCLIP's evaluation transform (bicubic; resize modes 'shortest' and 'squash')
-on PIL images; towers trained with another one need their own.
+on PIL images; towers trained with another one need their own. ``Pixels`` are the settings, as the files
+that are published beside weights state them (``openclip_pixels``, ``hugging_face_pixels``).
 """
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,105 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 NORMS = {"clip": (MEAN, STD), "half": ((0.5,) * 3, (0.5,) * 3)}
 RESIZES = ("shortest", "squash")
 BACKGROUNDS = {"white": (255, 255, 255), "grey": (128, 128, 128), "black": (0, 0, 0)}
+BICUBIC = 3  # PIL's number of it, which Hugging Face's files give
+# preprocessor_config.json: what must hold, stated or not; everything else would be another transform.
+_HF_FIXED = dict(do_resize=True, resample=BICUBIC, do_rescale=True, do_normalize=True, do_pad=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """How a tower takes its pictures.
+
+    Attributes:
+        mean, std: a channel, of values from 0 to 1.
+        resize: of ``RESIZES``.
+    """
+
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    resize: str = "shortest"
+
+    def describe(self, size: int, background: str) -> str:
+        """In words, for caches' keys; ``size`` S, ``background`` a name in ``BACKGROUNDS``."""
+        return (
+            f"alpha on {background}, {self.resize}, bicubic to {size} px, centre crop, mean "
+            f"{self.mean}, std {self.std}"
+        )
+
+
+def openclip_pixels(stated: Mapping, size: int, default: Pixels) -> Pixels:
+    """Pixels of ``preprocess_cfg`` in OpenCLIP's open_clip_config.json.
+
+    Args:
+        stated: the block.
+        size: S, side of the tower's pictures.
+        default: of what the block leaves out.
+
+    Raises:
+        ValueError: another filter, mode, size or way to resize than are known here.
+    """
+    if stated.get("interpolation", "bicubic") != "bicubic":
+        raise ValueError(f"interpolation {stated['interpolation']!r}; known: 'bicubic'")
+    if stated.get("mode", "RGB") != "RGB":
+        raise ValueError(f"mode {stated['mode']!r}; known: 'RGB'")
+    sizes = _sides(stated.get("size"))
+    if sizes not in ((), (size,), (size, size), (3, size, size)):
+        raise ValueError(f"size {stated['size']}, but the image tower's positions are for {size}")
+    resize = stated.get("resize_mode") or default.resize
+    if resize not in RESIZES:
+        raise ValueError(f"resize_mode {resize!r}; known: {RESIZES}")
+    mean = _channels("mean", stated.get("mean") or default.mean)
+    return Pixels(mean, _channels("std", stated.get("std") or default.std, positive=True), resize)
+
+
+def hugging_face_pixels(stated: Mapping, size: int, default: Pixels) -> Pixels:
+    """Pixels of preprocessor_config.json, as transformers' CLIPImageProcessor reads it.
+
+    Args, Raises: as :func:`openclip_pixels`.
+    """
+    for name, value in _HF_FIXED.items():
+        if stated.get(name, value) != value:
+            raise ValueError(f"{name} {stated[name]!r}; known: {value!r}")
+    scale = stated.get("rescale_factor", 1 / 255)
+    if not math.isclose(scale, 1 / 255, rel_tol=1e-6):
+        raise ValueError(f"rescale_factor {scale}; known: 1/255")
+    wanted = stated.get("size")
+    cut = stated.get("do_center_crop", True)
+    if wanted is None:
+        resize, sides = default.resize, (size,)
+    elif isinstance(wanted, Mapping) and {"height", "width"} <= set(wanted):
+        resize, sides = "squash", (wanted["height"], wanted["width"])
+    else:
+        short = wanted.get("shortest_edge") if isinstance(wanted, Mapping) else wanted
+        resize, sides = "shortest", (short,)
+    cropped = stated.get("crop_size", size) if cut else size
+    if isinstance(cropped, Mapping):
+        cropped = (cropped.get("height"), cropped.get("width"))
+    for name, found in (("size", sides), ("crop_size", _sides(cropped))):
+        if set(found) != {size}:
+            raise ValueError(f"{name} {stated[name]}, but the image tower takes {size}")
+    if resize == "shortest" and not cut:
+        raise ValueError("do_center_crop False: only with a size of height and width")
+    mean = _channels("image_mean", stated.get("image_mean") or default.mean)
+    std = _channels("image_std", stated.get("image_std") or default.std, positive=True)
+    return Pixels(mean, std, resize)
+
+
+def _sides(stated) -> tuple:
+    """(224,) of 224, (224, 224) of [224, 224], () of None."""
+    if stated is None:
+        return ()
+    return tuple(stated) if isinstance(stated, list | tuple) else (stated,)
+
+
+def _channels(name: str, values, positive: bool = False) -> tuple[float, float, float]:
+    """Three finite numbers."""
+    numbers = isinstance(values, list | tuple) and all(
+        isinstance(x, int | float) and math.isfinite(x) and (x > 0 or not positive) for x in values
+    )
+    if not numbers or len(values) != 3:
+        raise ValueError(f"{name}: expected three {'positive ' * positive}numbers, found {values}")
+    return tuple(values)
 
 
 def composite(picture: np.ndarray, background: Sequence[int] = BACKGROUNDS["white"]) -> np.ndarray:

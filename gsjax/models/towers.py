@@ -60,6 +60,30 @@ class Towers:
     batch: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A pair in another project's format, known from names, shapes and files beside it alone.
+
+    Attributes:
+        name: architecture by name, or the kind.
+        config: the architecture as plain values, all that arrays do not tell included.
+        preprocessing, dim, licence: as of ``Towers``.
+        options: that load it by ``KIND:PATH?...`` without the files beside it, as far as options can.
+        unused: keys of the file that belong to the format and are not read.
+        files: name -> text of the files that must lie beside the weights where options cannot tell
+            everything; they also keep the licence.
+    """
+
+    name: str
+    config: Mapping
+    preprocessing: str
+    dim: int
+    licence: str
+    options: Mapping[str, str]
+    unused: Sequence[str]
+    files: Mapping[str, str]
+
+
 def resize_rgb(picture: np.ndarray, size: int) -> np.ndarray:
     """A picture as RGB of a given side: alpha composited on white, bicubic where sizes differ.
 
@@ -229,7 +253,7 @@ TOWERS: dict[str, Callable[[str], Towers]] = {"toy_clip": _load_toy}
 # Projections of our own on networks that come as packages: ``models.semantic_towers``.
 SEMANTIC = "semantic"
 # Kind of another project's checkpoint -> module with
-# ``build(kind, path, state_dict, options) -> Towers``.
+# ``build(kind, path, state_dict, options) -> Towers`` and ``check``, of the same arguments, ``-> Checked``.
 FOREIGN: dict[str, str] = {
     "openclip": "gsjax.models.clip_towers",
     "hf_clip": "gsjax.models.clip_towers",

@@ -1,7 +1,11 @@
 """``gsjax convert``: what it writes can be used, what it prints is right, bad files end in one line."""
 
+import dataclasses
+import json
 import os
 import pickle
+import shlex
+import weakref
 import zipfile
 
 import ml_dtypes
@@ -10,10 +14,11 @@ import pytest
 
 from gsjax.cli import main
 from gsjax.io import archive, weights
-from gsjax.models import eva_presets, eva_towers, towers
-from tests.models import eva_case
+from gsjax.models import bpe, clip_presets, eva_presets, eva_towers, towers
+from tests.models import clip_case, eva_case
 from tests.systems.clip_gs import uni3d_case
 
+CLIP = dataclasses.replace(clip_case.CONFIG, vocabulary=bpe.VOCABULARY)
 CASE = dict(uni3d_case.SMALL, mlp="swiglu_norm", fused=False)
 
 
@@ -107,6 +112,131 @@ def test_towers_are_checked_and_written_without_what_is_unused(
     assert again.digest == first.digest
 
 
+def _clip_folder(folder, kind, licence=None):
+    """Weights of a small pair, its config file beside them."""
+    folder.mkdir()
+    state = clip_case.openclip_state(CLIP)
+    if kind == "openclip":
+        image = dict(image_size=24, head_width=16)
+        model = dict(embed_dim=12, vision_cfg=image, text_cfg=dict(heads=3))
+        pixels = dict(mean=[0.5] * 3, std=[0.25] * 3, resize_mode="squash")
+        files = {"open_clip_config.json": dict(model_cfg=model, preprocess_cfg=pixels)}
+    else:
+        state = clip_case.hf_state(state)
+        sides = [dict(num_attention_heads=heads) for heads in (2, 3)]
+        files = {"config.json": dict(vision_config=sides[0], text_config=sides[1])}
+        files["preprocessor_config.json"] = dict(image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    for name, value in files.items():
+        (folder / name).write_text(json.dumps(value | (dict(licence=licence) if licence else {})))
+    state = {key: np.array(value, order="C") for key, value in state.items()}
+    return _file(folder, state)
+
+
+def _printed_spec(text):
+    return shlex.split(text.split("load it as ")[1])[0]
+
+
+@pytest.mark.parametrize("kind", ["openclip", "hf_clip"])
+def test_the_printed_spec_loads_the_same_towers(tmp_path, capsys, kind):
+    source = _clip_folder(tmp_path / "in", kind)
+    out = tmp_path / "out/clip.safetensors"
+    status, text, _ = _convert(
+        capsys, kind, source, "--out", out, "--licence", "CC BY 4.0 & others"
+    )
+    assert status == 0
+    spec = _printed_spec(text)
+    assert spec.startswith(f"{kind}:{out}?")
+    first = towers.load(f"{kind}:{source}", weights.open_state_dict)
+    again = towers.load(spec, weights.open_state_dict)
+    assert (again.digest, again.preprocessing) == (first.digest, first.preprocessing)
+    assert "std (0.25, 0.25, 0.25)" in again.preprocessing
+    assert again.licence == "CC BY 4.0 & others"
+    bare = towers.load(f"{kind}:{out}", weights.open_state_dict)
+    assert (bare.digest, bare.licence) == (first.digest, again.licence)  # of the config file
+    stored, wanted = weights.read_state_dict(out), weights.read_state_dict(source)
+    assert stored.keys() == {key for key in wanted if "position_ids" not in key}
+    for key, value in stored.items():
+        assert value.dtype == wanted[key].dtype
+        np.testing.assert_array_equal(value, wanted[key])
+
+
+def test_a_named_architecture_needs_no_file_beside_the_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(clip_presets.PRESETS, "tiny", CLIP)
+    source = _clip_folder(tmp_path / "in", "openclip")
+    (source.parent / "open_clip_config.json").unlink()
+    out = tmp_path / "clip.safetensors"
+    status, text, _ = _convert(
+        capsys, "openclip", source, "--out", out, "--arch", "tiny", "--licence", "MIT"
+    )
+    assert status == 0 and f"written: {tmp_path}/open_clip_config.json" in text
+    spec = _printed_spec(text)
+    assert spec == f"openclip:{out}?arch=tiny&licence=MIT"
+    (tmp_path / "open_clip_config.json").unlink()
+    first = towers.load(f"openclip:{source}?arch=tiny", weights.open_state_dict)
+    again = towers.load(spec, weights.open_state_dict)
+    assert (again.digest, again.licence) == (first.digest, "MIT")
+
+
+def test_config_files_of_other_towers_are_never_overwritten(tmp_path, capsys):
+    source = _clip_folder(tmp_path / "in", "openclip", licence="MIT")
+    # Beside the source: the file there says the same in other words, and stays.
+    text = (tmp_path / "in/open_clip_config.json").read_text()
+    status, out, _ = _convert(
+        capsys, "openclip", source, "--out", tmp_path / "in/half.safetensors", "--dtype", "bfloat16"
+    )
+    assert status == 0 and f"kept as it is: {tmp_path}/in/open_clip_config.json" in out
+    assert "licence: MIT" in out
+    assert (tmp_path / "in/open_clip_config.json").read_text() == text
+    for other in (
+        text.replace('"heads": 3', '"heads": 4'),
+        text.replace("squash", "shortest"),
+        "{",
+    ):
+        (tmp_path / "open_clip_config.json").write_text(other)
+        status, out, err = _convert(
+            capsys, "openclip", source, "--out", tmp_path / "clip.safetensors"
+        )
+        assert status == 2 and out == ""
+        assert "describes other towers" in err and "another folder" in err
+        assert (tmp_path / "open_clip_config.json").read_text() == other
+        assert not (tmp_path / "clip.safetensors").exists()
+
+
+@pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
+def test_arrays_of_towers_are_held_one_at_a_time(tmp_path, capsys, monkeypatch, dtype):
+    source = _clip_folder(tmp_path / "in", "hf_clip")
+    alive, most, opened = weakref.WeakValueDictionary(), [], weights.open_state_dict(source)
+
+    class Counting(dict):
+        def __getitem__(self, key):
+            value = np.array(opened[key])
+            alive[len(most)] = value
+            most.append(len(alive))
+            return value
+
+        def shape(self, key):
+            return opened.shape(key)
+
+    counting = Counting(dict.fromkeys(opened))
+    monkeypatch.setattr(weights, "open_state_dict", lambda path: counting)
+    status, _, _ = _convert(capsys, "hf_clip", source)
+    assert status == 0 and len(most) == len(opened) - 1  # all but position_ids, once
+    out = tmp_path / "out.safetensors"
+    assert _convert(capsys, "hf_clip", source, "--out", out, "--dtype", dtype)[0] == 0
+    assert max(most) <= 2
+
+
+def test_a_number_beyond_the_type_leaves_nothing_behind(tmp_path, capsys):
+    source = _clip_folder(tmp_path / "in", "openclip")
+    arrays = weights.read_state_dict(source)
+    arrays["visual.proj"][0, 0] = 1e6
+    _file(source.parent, arrays)
+    out = tmp_path / "out/clip.safetensors"
+    status, text, err = _convert(capsys, "openclip", source, "--out", out, "--dtype", "float16")
+    assert status == 2 and "beyond float16" in err and text == ""
+    assert not out.parent.exists()
+
+
 def test_nothing_is_written_without_a_target(tmp_path, capsys):
     source = _file(tmp_path, uni3d_case.state_dict(**CASE))
     status, text, _ = _convert(capsys, "uni3d", source, "--heads", 2)
@@ -169,6 +299,14 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path, capsys):
     assert "files of kind uni3d end in .npz" in err
     _, _, err = _convert(capsys, "uni3d", source, "--heads", 2, "--without", "nothing_such")
     assert "'nothing_such' matches none of the" in err
+    for kind, option, value in (
+        ("openclip", "--heads", 2),
+        ("hf_clip", "--without", "visual"),
+        ("evaclip", "--heads", 2),
+        ("uni3d", "--arch", "ViT-B-32"),
+    ):
+        status, out, err = _convert(capsys, kind, source, option, value)
+        assert status == 2 and out == "" and f"{option}: kind {kind} has no such option" in err
 
 
 def test_archive_tells_damage(tmp_path):

@@ -1,12 +1,15 @@
 import dataclasses
+import functools
 import types
+import weakref
 
 import jax
 import numpy as np
 import pytest
 
-from gsjax.data import embed, embeddings, features, store, templates
+from gsjax.data import embed, embeddings, features, prepare, store, templates
 from gsjax.models import towers, toy_towers
+from gsjax.systems.clip_gs import data as clip_gs_data
 
 CONFIG = toy_towers.TowerConfig(
     dim=8,
@@ -47,14 +50,18 @@ def dataset(tmp_path, monkeypatch):
     return tmp_path / "set"
 
 
-@pytest.fixture()
-def data_config(tmp_path):
+@functools.cache
+def _params():
     model = toy_towers.ToyTowers(CONFIG)
     tokens = CONFIG.tokenizer(["a"])
     pixels = np.zeros((1, 32, 32, 3), np.float32)
-    params = jax.jit(model.init)(jax.random.key(0), pixels, tokens)["params"]
+    return jax.jit(model.init)(jax.random.key(0), pixels, tokens)["params"]
+
+
+@pytest.fixture()
+def data_config(tmp_path):
     path = tmp_path / "towers.npz"
-    towers.save(path, "toy_clip", dataclasses.asdict(CONFIG), params)
+    towers.save(path, "toy_clip", dataclasses.asdict(CONFIG), _params())
     return dict(name="procedural", towers=str(path))
 
 
@@ -142,3 +149,76 @@ def test_sixty_four_different_templates():
     sentences = templates.TEMPLATES["modelnet40_64"]
     assert len(sentences) == len(set(sentences)) == 64
     assert "a photo of the one {}." not in sentences and "itap of my {}." in sentences
+
+
+def test_pictures_are_held_a_few_batches_at_a_time(dataset, data_config, monkeypatch):
+    pair = embed.resolve_towers(_config(**data_config))
+    key, alive, most = embed.cache_key(dataset, pair), weakref.WeakSet(), []
+
+    class Picture(np.ndarray):
+        __hash__ = object.__hash__
+        __eq__ = object.__eq__
+
+    def prepared(picture):
+        found = pair.prepare_image(picture).view(Picture)
+        alive.add(found)
+        most.append(len(alive))
+        return found
+
+    embed.make(dataset, pair, dataset.parent / "whole")
+    monkeypatch.setattr(embed, "_BATCH", 8)
+    counting = dataclasses.replace(pair, prepare_image=prepared)
+    embed.make(dataset, counting, dataset.parent / "parts")
+    assert len(most) == 2 * 73 and max(most) <= 2 * 8 + 2 * 8  # a shard has 128
+    whole, parts = (
+        embeddings.EmbeddingCache.open(dataset.parent / name, key) for name in ("whole", "parts")
+    )
+    for uid in ("train/0", "train/40", "train/69", "test/2"):
+        np.testing.assert_allclose(
+            whole[uid]["image_embed"], parts[uid]["image_embed"], atol=1e-3
+        )  # float16; batches of other sizes
+        np.testing.assert_array_equal(whole[uid]["caption_hash"], parts[uid]["caption_hash"])
+
+
+def test_towers_are_loaded_once(dataset, data_config, monkeypatch):
+    loaded, load = [], towers.load
+    monkeypatch.setattr(towers, "load", lambda *args: loaded.append(args) or load(*args))
+    config = _config(**data_config)
+    embed.open_cache(dataset, config)
+    embed.open_cache(dataset, config)  # finished
+    assert len(loaded) == 2
+    embed.open_cache(dataset, config, load(config.towers))
+    assert len(loaded) == 2
+
+
+def test_a_set_without_categories_is_refused_before_the_work(dataset, data_config, monkeypatch):
+    pair = embed.resolve_towers(_config(**data_config))
+    monkeypatch.setattr(store, "category_names", lambda folder: [])
+    monkeypatch.setattr(embed, "_read", lambda *args: pytest.fail("a record was read"))
+    with pytest.raises(ValueError, match="the data set has no categories"):
+        embed.make(dataset, pair, dataset.parent / "none")
+    with pytest.raises(ValueError, match="the data set has no categories"):
+        embed.class_table([], ("{}",), embed._Encoder(pair))
+
+
+def test_views_that_differ_in_number_are_refused(dataset, data_config, monkeypatch):
+    pair, read = embed.resolve_towers(_config(**data_config)), embed._read
+
+    def fewer(towers, records, position):
+        record = read(towers, records, position)
+        short = record["uid"] == "train/5"
+        return dict(record, pictures=record["pictures"][: 1 if short else None])
+
+    monkeypatch.setattr(embed, "_read", fewer)
+    with pytest.raises(ValueError, match="'train/5' has 1 pictures and 2 captions; expected 2"):
+        embed.make(dataset, pair, dataset.parent / "uneven")
+
+
+def test_without_towers_no_data_set_is_prepared(monkeypatch):
+    monkeypatch.setattr(prepare, "ensure", lambda *args: pytest.fail("prepared in vain"))
+    config = types.SimpleNamespace(data=_config(name="modelnet10"))
+    monkeypatch.setattr(prepare, "NAMES", ("modelnet10",))
+    with pytest.raises(
+        ValueError, match="no toy_clip towers are shipped for data set 'modelnet10'"
+    ):
+        clip_gs_data._stored(config)

@@ -9,10 +9,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gsjax.models import clip, clip_presets, clip_tables, image_preprocess, name_tables, towers
+from gsjax.models import (
+    bpe,
+    clip,
+    clip_presets,
+    clip_tables,
+    clip_towers,
+    image_preprocess,
+    name_tables,
+    towers,
+)
 from tests.models import clip_case
 
-CONFIG = clip_case.CONFIG
+CONFIG = dataclasses.replace(clip_case.CONFIG, vocabulary=bpe.VOCABULARY)
 
 
 def _convert(state, config=CONFIG, naming="openclip"):
@@ -23,7 +32,7 @@ def _convert(state, config=CONFIG, naming="openclip"):
 
 @pytest.fixture(scope="module")
 def state():
-    return clip_case.openclip_state()
+    return clip_case.openclip_state(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +159,7 @@ def test_sizes_are_read_from_shapes(state):
 def _openclip_json(quick=False, **more):
     c = CONFIG
     image = dict(image_size=24, layers=2, width=32, patch_size=8, head_width=16, mlp_ratio=1.5)
-    text = dict(context_length=9, vocab_size=50, width=24, heads=3, layers=2)
+    text = dict(context_length=9, vocab_size=49_408, width=24, heads=3, layers=2)
     model = dict(embed_dim=c.dim, quick_gelu=quick, vision_cfg=image | more, text_cfg=text)
     return json.dumps(dict(model_cfg=model, preprocess_cfg=dict(mean=[0.5] * 3, std=[0.25] * 3)))
 
@@ -296,6 +305,94 @@ def test_options_are_checked(folder, state):
         towers.load(f"openclip:{folder}/w.pt")
 
 
+def test_another_vocabulary_than_the_tokenizers_is_refused(folder):
+    few = clip_case.openclip_state(dataclasses.replace(CONFIG, vocabulary=300))
+    text = _openclip_json().replace("49408", "300")
+    (folder / "open_clip_config.json").write_text(text)
+    with pytest.raises(ValueError, match="table has 300 rows.* has 49408 ids.* take a pair"):
+        _load(f"openclip:{folder}/w.pt", few)
+    with pytest.raises(ValueError, match="table has 300 rows.* has 49408 ids"):
+        _load(f"hf_clip:{folder}/w.pt", clip_case.hf_state(few))
+
+
+def test_sizes_that_a_config_file_states_must_be_those_of_the_arrays(folder, state):
+    (folder / "open_clip_config.json").write_text(_openclip_json(image_size=32, width=64))
+    with pytest.raises(
+        ValueError, match="vision_cfg.image_size 32, the arrays have 24; vision_cfg.width 64, the"
+    ):
+        _load(f"openclip:{folder}/w.pt", state)
+    text = json.loads(_hf_json())
+    text["text_config"]["vocab_size"] = 32_000
+    (folder / "config.json").write_text(json.dumps(text))
+    with pytest.raises(ValueError, match="text_config.vocab_size 32000, the arrays have 49408"):
+        _load(f"hf_clip:{folder}/w.pt", clip_case.hf_state(state))
+
+
+def test_pixels_of_hugging_faces_weights_follow_their_preprocessor(folder, state):
+    stated = dict(
+        image_mean=[0.5] * 3, image_std=[0.25] * 3, size=dict(height=24, width=24), resample=3
+    )
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    text = json.loads(_openclip_json())
+    text["preprocess_cfg"]["resize_mode"] = "squash"
+    (folder / "open_clip_config.json").write_text(json.dumps(text))
+    one = _load(f"openclip:{folder}/w.pt", state)
+    other = _load(f"hf_clip:{folder}/w.pt", clip_case.hf_state(state))
+    assert "squash" in one.preprocessing and one.preprocessing == other.preprocessing
+    picture = np.random.default_rng(3).integers(0, 256, (30, 44, 3), np.uint8)
+    images = [pair.encode_images(pair.prepare_image(picture)[None]) for pair in (one, other)]
+    np.testing.assert_array_equal(*images)
+    (folder / "preprocessor_config.json").write_text(json.dumps(dict(stated, resample=2)))
+    with pytest.raises(ValueError, match="preprocessor_config.json: .*resample 2; known: 3"):
+        _load(f"hf_clip:{folder}/w.pt", clip_case.hf_state(state))
+
+
+class Unread(dict):
+    """A state dict that tells names and shapes alone."""
+
+    def __getitem__(self, key):
+        pytest.fail(f"{key} was read")
+
+    def shape(self, key):
+        return super().__getitem__(key).shape
+
+
+@pytest.mark.parametrize("kind", ["openclip", "hf_clip"])
+def test_a_check_reads_no_array_and_its_files_load_the_same_pair(tmp_path, folder, state, kind):
+    arrays = state if kind == "openclip" else clip_case.hf_state(state)
+    (folder / "preprocessor_config.json").write_text(json.dumps(dict(image_std=[0.25] * 3)))
+    loaded = _load(f"{kind}:{folder}/w.pt?resize=squash", arrays)
+    found = clip_towers.check(
+        kind, f"{folder}/w.pt", Unread(arrays), dict(resize="squash", licence="MIT")
+    )
+    assert (found.dim, found.preprocessing) == (loaded.dim, loaded.preprocessing)
+    assert found.options == dict(resize="squash", licence="MIT")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, text in found.files.items():
+        (other / name).write_text(text)
+    again = _load(f"{kind}:{other}/w.pt", arrays)
+    assert (again.digest, again.preprocessing) == (loaded.digest, loaded.preprocessing)
+    assert again.licence == "MIT"  # of the config file
+    assert _load(f"{kind}:{other}/w.pt?licence=X", arrays).licence == "X"
+    broken = {key: value for key, value in arrays.items() if key != "logit_scale"}
+    with pytest.raises(ValueError, match="missing: logit_scale"):
+        clip_towers.check(kind, f"{folder}/w.pt", Unread(broken), {})
+
+
+@pytest.mark.parametrize("name", clip_presets.PRESETS)
+def test_files_of_published_sizes_say_these_sizes(tmp_path, name):
+    found = clip_towers.check("openclip", f"{tmp_path}/w", _abstract_state(name), dict(arch=name))
+    assert found.name == name and found.options == dict(arch=name)
+    model = json.loads(found.files["open_clip_config.json"])["model_cfg"]
+    config = clip_presets.preset(name)
+    image = model["vision_cfg"]
+    # OpenCLIP cuts off what is no whole number.
+    assert int(image["width"] * image["mlp_ratio"]) == config.image_hidden
+    assert image["width"] // image["head_width"] == config.image_heads
+    assert model["quick_gelu"] == config.quick_gelu
+
+
 # ------------------------------------------------------------------------------ pictures
 
 
@@ -319,3 +416,52 @@ def test_normalised_pixels():
     found = image_preprocess.normalize(np.full((1, 1, 3), 255, np.uint8))
     expected = (1 - np.array(image_preprocess.MEAN)) / image_preprocess.STD
     np.testing.assert_allclose(found[0, 0], expected, rtol=1e-6)
+
+
+def test_stated_pixels_of_openclip_are_read_or_refused():
+    read, default = image_preprocess.openclip_pixels, image_preprocess.Pixels()
+    assert read({}, 224, default) == default
+    stated = dict(mean=[0.1, 0.2, 0.3], std=[1, 1, 1], size=[224, 224], resize_mode="squash")
+    expected = image_preprocess.Pixels((0.1, 0.2, 0.3), (1, 1, 1), "squash")
+    assert read(stated, 224, default) == expected
+    for change, message in (
+        (dict(size=256), "size 256, but the image tower's positions are for 224"),
+        (dict(mode="L"), "mode 'L'"),
+        (dict(resize_mode="longest"), "resize_mode 'longest'"),
+        (dict(mean=[0.5]), "mean: expected three numbers, found"),
+        (dict(std=[1, 0, 1]), "std: expected three positive numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read({**stated, **change}, 224, default)
+
+
+def test_stated_pixels_of_hugging_face_are_read_or_refused():
+    read, default = image_preprocess.hugging_face_pixels, image_preprocess.Pixels()
+    side = dict(height=224, width=224)
+    usual = dict(
+        do_resize=True, size=224, resample=3, do_center_crop=True, crop_size=224, do_normalize=True,
+        image_mean=[0.1, 0.2, 0.3], image_std=[0.5] * 3, do_convert_rgb=True,
+    )  # fmt: skip
+    expected = image_preprocess.Pixels((0.1, 0.2, 0.3), (0.5,) * 3)
+    assert read({}, 224, default) == default
+    assert read(usual, 224, default) == expected
+    assert read({**usual, "size": dict(shortest_edge=224), "crop_size": side}, 224, default) == (
+        expected
+    )
+    square = {**usual, "size": side, "do_center_crop": False}
+    assert read(square, 224, default) == dataclasses.replace(expected, resize="squash")
+    for change, message in (
+        (dict(do_resize=False), "do_resize False; known: True"),
+        (dict(do_normalize=False), "do_normalize False"),
+        (dict(do_rescale=False), "do_rescale False"),
+        (dict(rescale_factor=1 / 127.5), "rescale_factor"),
+        (dict(resample=0), "resample 0; known: 3"),
+        (dict(size=256), "size 256, but the image tower takes 224"),
+        (dict(size=dict(height=224, width=200)), "size .*200.*, but the image tower takes 224"),
+        (dict(size=dict(longest_edge=224)), "size .*longest_edge"),
+        (dict(crop_size=196), "crop_size 196, but"),
+        (dict(do_center_crop=False), "do_center_crop False: only with"),
+        (dict(image_mean=[0.5, 0.5]), "image_mean: expected three numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read({**usual, **change}, 224, default)

@@ -1,6 +1,8 @@
 """models.eva: image towers against NumPy, both namings, sizes, layers streamed one at a time."""
 
+import dataclasses
 import functools
+import json
 import math
 
 import jax
@@ -240,3 +242,70 @@ def test_settings_that_do_not_fit_are_refused():
         _config(heads=8)
     with pytest.raises(ValueError, match="unknown 'EVA03'; known: "):
         eva_presets.preset("EVA03")
+
+
+def _openclip_config(**changed):
+    text = dict(context_length=77, vocab_size=49_408, width=8, heads=2, layers=1)
+    image = dict(image_size=12, timm_model_name="eva02_small_patch4_clip_12", timm_pool="token")
+    model = dict(embed_dim=6, vision_cfg=image, text_cfg=text, custom_text=True)
+    pixels = dict(mean=[0.5] * 3, std=[0.25] * 3, resize_mode="squash")
+    return dict(model_cfg=model | changed, preprocess_cfg=pixels)
+
+
+def test_pixels_follow_the_config_file_and_contradictions_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(eva_presets.PRESETS, "small", eva_presets.pair(_config(), 8, 1, 2))
+    sd, path = eva_case.state_dict(), tmp_path / "open_clip_config.json"
+    path.write_text(json.dumps(_openclip_config()))
+    found = eva_towers.build("evaclip", f"{tmp_path}/w", sd, dict(norm="clip"))
+    assert "squash" in found.preprocessing and "std (0.25, 0.25, 0.25)" in found.preprocessing
+    picture = np.random.default_rng(1).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    ready = found.prepare_image(picture)
+    np.testing.assert_array_equal(
+        ready, eva_towers.image_preprocess.crop(picture, 12, resize="squash")
+    )
+    expected = eva_case.forward(eva_case.image_state_dict(), (ready / 255 - 0.5) / 0.25)
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(found.encode_images(ready[None])[0], expected, atol=1e-5)
+    for changed, message in (
+        (dict(embed_dim=8), "embed_dim 8, the arrays have 6"),
+        (dict(text_cfg=dict(heads=4)), "text_cfg.heads 4, the arrays have 2"),
+        (dict(quick_gelu=True), "quick_gelu"),
+        (dict(vision_cfg=dict(image_size=12)), "'a plain ViT', the arrays are EVA's"),
+        (dict(vision_cfg=dict(timm_model_name="vit_so400m")), "'vit_so400m', the arrays are EVA's"),
+    ):
+        path.write_text(json.dumps(_openclip_config(**changed)))
+        with pytest.raises(ValueError, match=f"open_clip_config.json: .*{message}"):
+            eva_towers.check("evaclip", f"{tmp_path}/w", sd, {})
+
+
+def test_a_check_reads_no_array(tmp_path, monkeypatch):
+    monkeypatch.setitem(eva_presets.PRESETS, "small", eva_presets.pair(_config(), 8, 1, 2))
+
+    class Unread(dict):
+        def __getitem__(self, key):
+            pytest.fail(f"{key} was read")
+
+        def shape(self, key):
+            return super().__getitem__(key).shape
+
+    sd = Unread(eva_case.state_dict(naming="original"))
+    options = dict(licence="MIT", stream="yes", norm="half")
+    found = eva_towers.check("evaclip", f"{tmp_path}/w", sd, options)
+    assert (found.name, found.dim, len(found.unused)) == ("small", 6, 2)
+    assert found.options == dict(arch="small", licence="MIT", norm="half")
+    for name, text in found.files.items():
+        (tmp_path / name).write_text(text)
+    again = eva_towers.check("evaclip", f"{tmp_path}/w", sd, {})
+    assert dataclasses.replace(again, options=found.options) == found
+    del sd["text.ln_final.bias"]
+    with pytest.raises(ValueError, match="text tower: .*\nmissing: text.ln_final.bias"):
+        eva_towers.check("evaclip", f"{tmp_path}/w", sd, {})
+
+
+def test_another_vocabulary_than_the_tokenizers_is_refused(monkeypatch):
+    pair = eva_presets.pair(_config(), 8, 1, 2, vocabulary=300)
+    monkeypatch.setitem(eva_presets.PRESETS, "small", pair)
+    sd = eva_case.state_dict()
+    sd["text.token_embedding.weight"] = sd["text.token_embedding.weight"][:300]
+    with pytest.raises(ValueError, match="table has 300 rows.* has 49408 ids"):
+        eva_towers.build("evaclip", "file", sd, {})

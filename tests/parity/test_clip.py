@@ -185,7 +185,7 @@ def _open_clip_sizes(c):
 @pytest.mark.parametrize("quick", [False, True], ids=["gelu", "quickgelu"])
 @pytest.mark.parametrize("ending", ["zip.pt", "legacy.pt", "safetensors"])
 def test_openclip(tmp_path, open_clip, report, record_property, inputs, quick, ending):
-    c = dataclasses.replace(clip_case.CONFIG, quick_gelu=quick)
+    c = dataclasses.replace(clip_case.CONFIG, quick_gelu=quick, vocabulary=49_408)
     sizes = _open_clip_sizes(c)
     model = _stirred(open_clip.CLIP(**sizes))
     path = tmp_path / f"open_clip_model.{ending}"

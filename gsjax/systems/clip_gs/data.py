@@ -88,8 +88,11 @@ def load(config) -> Source:
 def _stored(config) -> Source:
     from gsjax.data import embed, embeddings, prepare, store
 
+    prepare.settings(config.data)  # an unknown set is called so, not a set without towers
+    # Before pictures are rendered, which takes long and is in vain without towers.
+    towers = embed.resolve_towers(config.data)
     folder = prepare.ensure(config.data)
-    cache = embed.open_cache(folder, config.data)
+    cache = embed.open_cache(folder, config.data, towers)
 
     def dataset(split, train):
         found = examples.gaussian_examples(
@@ -101,6 +104,7 @@ def _stored(config) -> Source:
             # of a record are farthest points, and stay so
             subset="prefix" if config.model.grouping == "cached" else "random",
             anchors=config.model.num_group,
+            prune_alpha=config.data.prune_alpha,
             uncolored_rgb=augment.NO_COLOR,
         )
         caption = "random" if train else "first"
@@ -157,7 +161,7 @@ class Neighbours:
         groups, size = self._shape
         places = np.flatnonzero(mask)
         means = means[places].astype(np.float64)
-        centers = np.arange(groups) % len(means)
+        centers = np.where(np.arange(groups) < len(means), np.arange(groups), 0)
         dist2 = np.square(means[centers][:, None] - means[None]).sum(-1)
         count = min(size, len(means))
         near = np.argsort(dist2, -1, kind="stable")[:, :count]
