@@ -7,7 +7,10 @@ HELP = "fit Gaussians to photographs (COLMAP, nerfstudio, Blender) or to a mesh"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="folder of photographs with their cameras, or a mesh file")
+    parser.add_argument(
+        "source",
+        help="folder of photographs with their cameras, or a mesh: .obj, .off, .glb, .stl or .npz",
+    )
     parser.add_argument("--out", required=True, help="run folder; scene.ply is written there")
     parser.add_argument("--strategy", choices=("mcmc", "default"), default="mcmc")
     parser.add_argument("--size", choices=("quick", "laptop", "paper"), default="laptop")

@@ -4,6 +4,8 @@ import argparse
 import platform
 from importlib import metadata
 
+from gsjax.cli import render
+
 HELP = "show versions, devices and rasterizer backends; with files, what they hold"
 
 _PACKAGES = (
@@ -12,13 +14,19 @@ _PACKAGES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="*", help=".ply or .splat files to describe")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        help="splat files to describe: .ply, .compressed.ply, .splat, .spz, .npy tables or .pkl "
+        "records of UniGS",
+    )
+    render.add_bad_rows_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.files:
         for path in args.files:
-            print(describe_file(path))
+            print(describe_file(path, render.on_bad_rows(args)))
         return 0
     print(f"python {platform.python_version()} on {platform.platform()}")
     for name in _PACKAGES:
@@ -27,13 +35,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe_file(path: str) -> str:
-    """One paragraph about a splat file: count, SH degree, box, opacity and scale quantiles."""
+def describe_file(path: str, on_bad_rows: str = "error") -> str:
+    """One paragraph about a splat file: count, SH degree, box, opacity and scale quantiles.
+
+    ``on_bad_rows`` as ``io.formats.load_gaussians`` takes it.
+    """
     import numpy as np
 
     from gsjax.io import formats
 
-    g = formats.load_gaussians(path)
+    g = formats.load_gaussians(path, on_bad_rows=on_bad_rows)
     means, scales = g["means"], np.exp(g["log_scales"])
     alpha = 1.0 / (1.0 + np.exp(-g["logit_opacities"]))
     degree = int(np.sqrt(g["sh"].shape[1])) - 1

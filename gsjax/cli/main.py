@@ -11,6 +11,10 @@ from gsjax.version import __version__
 COMMANDS = (
     *("convert", "embed", "fit", "fit-objects", "info", "render", "search", "study", "view"),
 )
+# Other errors of the system (a full disk, a lost connection) are no fault of the arguments.
+_PATHS_AT_FAULT = (
+    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,7 +35,7 @@ def run(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, ImportError, *_PATHS_AT_FAULT) as error:
         print(f"gsjax {args.command}: {error}", file=sys.stderr)
         return 2
 

@@ -1,6 +1,7 @@
 """``gsjax render``: a splat file to pictures, or a turntable video, from an orbit around it."""
 
 import argparse
+import math
 import pathlib
 
 HELP = "render a splat file to PNG, or to a GIF or MP4 turntable, from an orbit around it"
@@ -31,6 +32,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--background", type=float, nargs=3, default=(1.0, 1.0, 1.0))
     parser.add_argument("--depth", action="store_true", help="render expected depth, not colour")
+    add_file_arguments(parser)
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a splat file that is drawn, of ``gsjax view``, too."""
+    parser.add_argument(
+        "--antialiased",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="draw with Mip-Splatting's 2D filter; default: as the file says that it was trained",
+    )
+    add_bad_rows_argument(parser)
+
+
+def add_bad_rows_argument(parser: argparse.ArgumentParser) -> None:
+    """The option that leaves out unusable Gaussians, of ``gsjax info``, too."""
+    parser.add_argument(
+        "--drop_bad_rows",
+        action="store_true",
+        help="leave out Gaussians with NaN, infinities or absurd scales",
+    )
+
+
+def on_bad_rows(args: argparse.Namespace) -> str:
+    """The policy of ``io.formats.load_gaussians`` that the arguments ask for."""
+    return "drop" if args.drop_bad_rows else "error"
+
+
+def trained_antialiased(path) -> bool:
+    """Whether a splat file says so: the flag of an SPZ, the comment that ``gsjax fit`` writes."""
+    from gsjax.io import ply, spz
+
+    name = str(path).lower()
+    if name.endswith(".spz"):
+        return spz.read_header(path).antialiased
+    return name.endswith(".ply") and ply.ANTIALIASED in ply.read_comments(path)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     from gsjax.core import gaussians
     from gsjax.io import formats
 
-    raw = gaussians.RawGaussians(**formats.load_gaussians(args.file))
+    arrays = formats.load_gaussians(args.file, on_bad_rows=on_bad_rows(args))
+    raw = gaussians.RawGaussians(**arrays)
+    said = args.antialiased
     pictures = render_orbit(
         raw.activate(),
         views=args.views,
@@ -53,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         up=args.up,
         background=args.background,
         depth=args.depth,
+        antialiased=trained_antialiased(args.file) if said is None else said,
     )
     pathlib.Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     if args.out.lower().endswith(_STILL):
@@ -113,8 +153,12 @@ def write_video(path: str, pictures, fps: float) -> None:
             out.append_data(picture)
 
 
-def render_orbit(g, *, views, size, fov, azimuth, elevation, distance, up, background, depth):
+def render_orbit(
+    g, *, views, size, fov, azimuth, elevation, distance, up, background, depth, antialiased=False
+):
     """Renders activated Gaussians from an orbit fitted to their box (1 %..99 % quantiles).
+
+    ``antialiased`` draws with Mip-Splatting's 2D filter, which scenes must be trained with.
 
     Returns:
         uint8 [views, size, size, 3]; depth is shown as inverse depth, near = bright.
@@ -150,6 +194,7 @@ def render_orbit(g, *, views, size, fov, azimuth, elevation, distance, up, backg
             size,
             sh_degree=g.sh_degree,
             render_mode="ED" if depth else "RGB",
+            rasterize_mode="antialiased" if antialiased else "classic",
             backgrounds=None if depth else jnp.asarray(background, jnp.float32)[None],
         )
         image.append(np.asarray(picture[0]))
@@ -161,13 +206,28 @@ def render_orbit(g, *, views, size, fov, azimuth, elevation, distance, up, backg
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+def check_background(background) -> None:
+    """Raises ValueError unless red, green and blue of --background are within [0, 1]."""
+    if not all(0 <= value <= 1 for value in background):
+        raise ValueError(
+            f"--background: found {' '.join(f'{value:g}' for value in background)}, expected red, "
+            "green and blue from 0 to 1; divide those up to 255 by 255"
+        )
+
+
 def _check(args) -> None:
     for name in ("views", "size"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name}: found {getattr(args, name)}, expected at least 1")
+    for name in ("azimuth", "elevation"):
+        if not math.isfinite(getattr(args, name)):
+            raise ValueError(f"--{name}: found {getattr(args, name)}, expected finite degrees")
+    if not (0 < args.distance and math.isfinite(args.distance)):
+        raise ValueError(f"--distance: found {args.distance}, expected above 0, in object radii")
+    check_background(args.background)
     if not 0 < args.fov < 180:
         raise ValueError(f"--fov: found {args.fov}, expected degrees between 0 and 180")
-    if not args.fps > 0:
+    if not (args.fps > 0 and math.isfinite(args.fps)):
         raise ValueError(f"--fps: found {args.fps}, expected above 0")
     if not args.out.lower().endswith((_STILL, *_VIDEOS)):
         raise ValueError(

@@ -3,6 +3,8 @@
 import argparse
 import time
 
+from gsjax.cli import render
+
 HELP = "show a splat file, or the scene.ply of a run's folder, in the browser"
 
 
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", type=int, default=1024, help="pixels of the longer side")
     parser.add_argument("--background", type=float, nargs=3, default=(1.0, 1.0, 1.0))
+    render.add_file_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,12 +47,15 @@ def start(args: argparse.Namespace):
         raise ValueError(f"--size: found {args.size}, expected at least 32")
     if not 0 < args.port < 65536:
         raise ValueError(f"--port: found {args.port}, expected 1 to 65535")
+    render.check_background(args.background)
     from gsjax.cli import viewer, viewer_scene
     from gsjax.core import gaussians
     from gsjax.io import formats
 
     path = viewer_scene.find_scene(args.scene)
-    raw = gaussians.RawGaussians(**formats.load_gaussians(path))
+    arrays = formats.load_gaussians(path, on_bad_rows=render.on_bad_rows(args))
+    raw = gaussians.RawGaussians(**arrays)
+    said = args.antialiased
     server = viewer.serve(
         raw,
         mode=args.mode,
@@ -59,6 +65,7 @@ def start(args: argparse.Namespace):
         size=args.size,
         background=tuple(args.background),
         label=path.name,
+        antialiased=render.trained_antialiased(path) if said is None else said,
     )
     shown = "localhost" if args.host in ("127.0.0.1", "0.0.0.0") else args.host
     print(

@@ -5,6 +5,7 @@ viewer_scene.py.
 """
 
 import contextlib
+import dataclasses
 import threading
 import time
 
@@ -37,6 +38,7 @@ def serve(
     size: int = 1024,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     label: str = "gsjax",
+    antialiased: bool = False,
 ):
     """Starts a viewer of one scene and returns without waiting.
 
@@ -52,6 +54,7 @@ def serve(
       size: pixels along the longer side of a full frame, at the start.
       background: red, green, blue in [0, 1] of frames drawn here.
       label: title in the page's panel.
+      antialiased: frames drawn here pass Mip-Splatting's 2D filter; for scenes trained with it.
 
     Returns:
       The ``viser.ViserServer``: ``get_port()`` tells the port, ``stop()`` ends it.
@@ -76,7 +79,10 @@ def serve(
                 "/splats", **viewer_scene.browser_splats(g), visible=mode == "client"
             )
         if mode != "client":
-            _Frames(server, g, size=size, background=background, splats=splats)
+            look = viewer_scene.FrameOptions(
+                size, background=tuple(background), antialiased=antialiased
+            )
+            _Frames(server, g, look, splats=splats)
     except BaseException:
         server.stop()
         raise
@@ -94,8 +100,8 @@ def _set_up_camera(server, means: np.ndarray, up: str):
 class _Frames:
     """Draws the frames of every client: the panel's controls, and one thread a client."""
 
-    def __init__(self, server, g, *, size: int, background, splats):
-        self._server, self._g, self._background, self._splats = server, g, background, splats
+    def __init__(self, server, g, look: viewer_scene.FrameOptions, *, splats):
+        self._server, self._g, self._look, self._splats = server, g, look, splats
         self._clients: dict[int, _Client] = {}
         # One frame at a time: two would share the same cores or the same device.
         self.drawing = threading.Lock()
@@ -103,8 +109,8 @@ class _Frames:
         self._by_browser = (
             None if splats is None else gui.add_checkbox("Drawn by the browser", False)
         )
-        largest = max(2048, size)
-        self._size = gui.add_slider("Resolution", min=128, max=largest, step=1, initial_value=size)
+        size = dict(min=128, max=max(2048, look.size), step=1, initial_value=look.size)
+        self._size = gui.add_slider("Resolution", **size)
         self._layer = gui.add_dropdown("Show", viewer_scene.LAYERS, initial_value="colour")
         self._degree = None
         if g.sh_degree:
@@ -137,11 +143,11 @@ class _Frames:
         return self._by_browser is None or not self._by_browser.value
 
     def options(self) -> viewer_scene.FrameOptions:
-        return viewer_scene.FrameOptions(
+        return dataclasses.replace(
+            self._look,
             size=int(self._size.value),
             sh_degree=0 if self._degree is None else int(self._degree.value),
             layer=self._layer.value,
-            background=tuple(self._background),
         )
 
     def draw(self, camera, scale: int) -> tuple[np.ndarray, float]:

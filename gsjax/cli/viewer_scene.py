@@ -24,12 +24,14 @@ class FrameOptions:
       sh_degree: highest degree of view-dependent colour; capped at what the scene has.
       layer: 'colour', 'depth' (inverse, near = bright) or 'alpha'.
       background: red, green, blue in [0, 1].
+      antialiased: with Mip-Splatting's 2D filter, for scenes trained with it.
     """
 
     size: int = 1024
     sh_degree: int = 4
     layer: str = "colour"
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    antialiased: bool = False
 
 
 def find_scene(path: str) -> pathlib.Path:
@@ -169,6 +171,7 @@ def render_frame(g, viewmat, K, width: int, height: int, options: FrameOptions) 
         height,
         sh_degree=min(options.sh_degree, g.sh_degree),
         render_mode="ED" if depth else "RGB",
+        rasterize_mode="antialiased" if options.antialiased else "classic",
         backgrounds=None if depth else jnp.asarray(options.background, jnp.float32)[None],
     )
     image, alpha = np.asarray(image[0]), np.asarray(alpha[0])

@@ -148,6 +148,26 @@ def _check_model_files(folder: Path):
             if len(words) < 5:
                 raise ValueError(f"{path}: truncated: camera line {line!r}")
             _known_model(words[1], path)
+    _check_text_names(folder / "images.txt")
+
+
+def _check_text_names(path: Path):
+    """Refuses names with spaces, which readers of the text format cut at the first one."""
+    spaced, of_image = [], True
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.lstrip().startswith("#") or (of_image and not line.strip()):
+            continue
+        # Number, quaternion, translation, camera, name; then a line of observations, maybe empty.
+        words = line.split(maxsplit=9)
+        if of_image and len(words) == 10 and len(words[9].split()) > 1:
+            spaced.append(words[9].rstrip())
+        of_image = not of_image
+    if spaced:
+        raise ValueError(
+            f"{path}: COLMAP's text format has no room for spaces in names, found "
+            f"{posed_checks.first_few(spaced)}; write the model in binary form (where it was made: "
+            "colmap model_converter --output_type BIN), or rename the photographs"
+        )
 
 
 def _walk(path: Path, skip):
@@ -203,8 +223,7 @@ def _pinhole(camera, folder: Path) -> np.ndarray:
     params = [float(value) for value in camera.params]
     if model not in PINHOLE_MODELS and model not in _RADIAL_MODELS:
         raise ValueError(
-            f"camera of {name!r}: model {model} is no pinhole; undistort the photographs first "
-            "(colmap image_undistorter) and load its output folder"
+            f"camera of {name!r}: model {model} is no pinhole; {posed_checks.UNDISTORT}"
         )
     used = 3 if model in _ONE_FOCAL else 4
     lens = dict(zip(_RADIAL_MODELS.get(model, ()), params[used:], strict=True))

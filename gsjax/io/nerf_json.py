@@ -95,7 +95,7 @@ def read_blender(folder: str | Path, *, axes: str | None = None) -> posed.PosedI
 
 def _load(path: Path) -> dict:
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no valid JSON, perhaps truncated ({error})") from error
     if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list):
@@ -166,8 +166,7 @@ def _check_model(keys: Mapping, name: str):
     if model in _OTHER_MODELS or keys.get("is_fisheye"):
         raise ValueError(
             f"camera of {name!r}: model {model if model in _OTHER_MODELS else 'fisheye'} is no "
-            "pinhole; undistort the photographs first (colmap image_undistorter) and load its "
-            "output folder"
+            f"pinhole; {posed_checks.UNDISTORT}"
         )
     if model not in _PINHOLE_MODELS:
         raise ValueError(
@@ -265,10 +264,12 @@ def _assemble(path: Path, meta: Mapping, frames: list[_Frame], splits) -> posed.
         cloud = _resolve(path, meta["ply_file_path"])
         posed_checks.check_files([cloud], str(path), "point cloud")
         points, colors = point_cloud.read(cloud)
-    root = os.path.commonpath([str(frame.path.parent) for frame in frames])
+    # Absolute: a relative folder may list pictures by absolute paths.
+    places = [Path(os.path.abspath(frame.path)) for frame in frames]
+    root = os.path.commonpath([place.parent for place in places])
     scale = _number(meta, "depth_scale_m", str(path))
     return posed.PosedImages.from_unsorted(
-        names=[frame.path.relative_to(root).as_posix() for frame in frames],
+        names=[place.relative_to(root).as_posix() for place in places],
         splits=splits,
         image_paths=[frame.path for frame in frames],
         viewmats=[frame.viewmat for frame in frames],

@@ -6,6 +6,8 @@ meshes, plain point clouds or PlayCanvas' compressed PLY, which get an error tha
 """
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
@@ -20,6 +22,9 @@ _TYPES = {
 }  # fmt: skip
 _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}
 _MAX_HEADER = 1 << 16
+_END = re.compile(rb"\nend_header\r?\n")  # a line of its own: comments may speak of it
+# Comment of a scene that was fitted with Mip-Splatting's 2D filter, to be rendered with it.
+ANTIALIASED = "rasterize_mode antialiased"
 _REST_COUNTS = {3 * (count - 1): count for count in records.SH_COUNTS}
 
 _MEANS = ("x", "y", "z")
@@ -89,19 +94,14 @@ def parse_header(data: bytes, source: str) -> tuple[str, list[_Element], int]:
         raise records.SplatFormatError(
             f"{source}: not a PLY file: it starts with {data[:16]!r}, expected 'ply' and a newline"
         )
-    end = data.find(b"end_header", 0, _MAX_HEADER)
-    newline = data.find(b"\n", end)
-    if end < 0 or newline < 0 or data[end + 10 : newline] not in (b"", b"\r"):
+    end = _END.search(data, 0, _MAX_HEADER)
+    if end is None:
         raise records.SplatFormatError(
             f"{source}: PLY header has no 'end_header' line in its first {_MAX_HEADER} bytes; "
             f"the file is truncated or damaged"
         )
-    try:
-        lines = data[:end].decode("ascii").splitlines()[1:]
-    except UnicodeDecodeError as error:
-        raise records.SplatFormatError(f"{source}: PLY header is not ASCII text") from error
     order, elements = None, []
-    for line in lines:
+    for line in _lines(data[: end.start()]):
         words = line.split()
         if not words or words[0] in ("comment", "obj_info"):
             continue
@@ -117,7 +117,24 @@ def parse_header(data: bytes, source: str) -> tuple[str, list[_Element], int]:
         raise records.SplatFormatError(
             f"{source}: PLY header has no 'format' line; expected one of {sorted(_ORDERS)}"
         )
-    return order, elements, newline + 1
+    return order, elements, end.end()
+
+
+def _lines(header: bytes) -> list[str]:
+    """Lines after the first. Comments may be in any encoding; Latin-1 has a letter for every byte."""
+    lines = header.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return [line.decode("latin-1") for line in lines[1:]]
+
+
+def read_comments(path: epath.PathLike) -> list[str]:
+    """The ``comment`` lines of a file's header, without that word; [] where it is no PLY."""
+    with epath.Path(path).open("rb") as file:
+        data = file.read(_MAX_HEADER)
+    end = _END.search(data)
+    if end is None or not data.startswith(b"ply"):
+        return []
+    words = [line.partition(" ") for line in _lines(data[: end.start()])]
+    return [text.strip() for word, _, text in words if word == "comment"]
 
 
 def _add_property(element: _Element, words: list[str], line: str, source: str):
@@ -229,17 +246,22 @@ def _to_arrays(table: np.ndarray, rest_count: int) -> dict[str, np.ndarray]:
     }
 
 
-def write(path: epath.PathLike, gaussians, *, normals: bool = True):
+def write(path: epath.PathLike, gaussians, *, normals: bool = True, comments: Sequence[str] = ()):
     """Writes one scene as a binary little-endian PLY, atomically.
 
     Args:
       path: target file; its folder must exist.
       gaussians: a ``RawGaussians`` or a mapping with its fields, without leading axes.
       normals: write the (zero) ``nx ny nz`` columns that the original viewer expects.
+      comments: lines of ASCII text for the header, such as ``ANTIALIASED``.
 
     Raises:
-      ValueError: missing fields, wrong shapes, zero Gaussians, or values that ``read`` would refuse.
+      ValueError: missing fields, wrong shapes, zero Gaussians, values that ``read`` would refuse, or
+        a comment that is no line of ASCII text.
     """
+    for text in comments:
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError(f"comments: expected single lines of ASCII text, found {text!r}")
     arrays = records.as_dict(gaussians)
     records.clean(arrays, f"{path} (not written)", "error")
     num, sh = len(arrays["means"]), arrays["sh"]
@@ -256,6 +278,7 @@ def write(path: epath.PathLike, gaussians, *, normals: bool = True):
     }
     names = [name for group in parts for name in group]
     table = np.concatenate(list(parts.values()), axis=1).astype("<f4")
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {num}"]
+    header = ["ply", "format binary_little_endian 1.0", *(f"comment {text}" for text in comments)]
+    header += [f"element vertex {num}"]
     header += [f"property float {name}" for name in names] + ["end_header", ""]
     records.write_atomically(path, "\n".join(header).encode("ascii") + table.tobytes())

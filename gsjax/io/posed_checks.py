@@ -19,6 +19,13 @@ BEHIND_SHARE = 0.9
 # distance to the cameras; otherwise the point says nothing about the direction of view.
 MEETING_SHARE = 0.3
 MAX_NAMED = 3
+# What to do with photographs through a lens: the way out of three messages.
+UNDISTORT = (
+    "undistort the photographs first. With a COLMAP model (ns-process-data leaves one in "
+    "colmap/sparse/0 beside transforms.json): colmap image_undistorter --image_path images "
+    "--input_path colmap/sparse/0 --output_path undistorted, then load the folder undistorted. "
+    "Without one: any tool, such as OpenCV's undistort, then set the coefficients in the file to 0"
+)
 
 
 def first_few(names: Sequence) -> str:
@@ -126,14 +133,18 @@ def check_intrinsics(matrix: np.ndarray, width: int, height: int, name: str):
 
 
 def check_distortion(coefficients: dict[str, float], model: str, name: str):
-    """Raises where a lens coefficient is not (nearly) zero: the rasterizer sees pinhole cameras."""
+    """Raises where a lens coefficient is not (nearly) zero: photographs are read as pinhole ones.
+
+    ``gsjax.rasterize`` draws distorted cameras (radial_coeffs, tangential_coeffs); what is read for
+    a fit has no place for them.
+    """
     found = {k: v for k, v in coefficients.items() if not abs(v) <= DISTORTION_TOLERANCE}
     if found:
         listed = ", ".join(f"{key} = {value:g}" for key, value in found.items())
         raise ValueError(
-            f"camera of {name!r}: model {model} has lens distortion ({listed}), which pinhole "
-            "rendering cannot reproduce; undistort the photographs first (colmap "
-            "image_undistorter) and load its output folder"
+            f"camera of {name!r}: model {model} has lens distortion ({listed}); gsjax fit takes "
+            "photographs of pinhole cameras alone (gsjax.rasterize itself draws distorted cameras "
+            f"by radial_coeffs and tangential_coeffs): {UNDISTORT}"
         )
 
 

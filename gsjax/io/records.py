@@ -134,7 +134,7 @@ def clean(
     if on_bad_rows == "error":
         raise SplatFormatError(
             f"{source}: {dropped} of {num} Gaussians are unusable ({summary}); "
-            f"pass on_bad_rows='drop' to leave them out"
+            "pass on_bad_rows='drop' (--drop_bad_rows of gsjax info, render and view) to leave them out"
         )
     if dropped == num:
         raise SplatFormatError(f"{source}: all {num} Gaussians are unusable ({summary})")

@@ -20,6 +20,7 @@ from gsjax.systems import base
 from gsjax.train import (
     checkpoint,
     distributed,
+    identity,
     optim,
     preemption,
     prefetch,
@@ -44,7 +45,8 @@ def run(config, workdir, *, system: base.System | None = None) -> dict[str, floa
         Results of the last evaluation.
 
     Raises:
-        ValueError: a setting cannot work; the message says what to change.
+        ValueError: a setting cannot work, or the folder is another run's; the message says what to
+            change.
         FloatingPointError: too many non-finite updates in a row.
         preemption.Preempted: SIGTERM arrived; a checkpoint is written.
     """
@@ -54,6 +56,8 @@ def run(config, workdir, *, system: base.System | None = None) -> dict[str, floa
     workdir = checkpoint.absolute(workdir)
     with preemption.Preemption() as stop:
         distributed.use_compilation_cache(config.train.compilation_cache, workdir)
+        if config.mode == "train":  # before config.json of the run that is there is lost
+            identity.check(workdir, config)
         _write_facts(config, workdir)
         system = base.build(config) if system is None else system
         if isinstance(system, base.Procedure):
@@ -149,8 +153,6 @@ def _start(setup: _Setup, checkpoints):
     restored = checkpoints.restore(setup.abstract)
     if restored is not None:
         logging.info("going on from the checkpoint of step %d", restored.step)
-        if restored.meta["config_hash"] != logs.config_hash(setup.config):
-            logging.warning("the config differs from the one that wrote this checkpoint")
         return restored.state, restored.data
     loaded = {}
     if setup.config.init_from:
@@ -217,8 +219,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _save(setup: _Setup, state, step: int, feed, checkpoints, *, wait: bool) -> None:
-    info = {"config_hash": logs.config_hash(setup.config), "versions": logs.versions()["packages"]}
-    checkpoints.save(step, state, feed.state, info, wait=wait)
+    checkpoints.save(step, state, feed.state, identity.info(setup.config), wait=wait)
 
 
 def _leave(setup: _Setup, state, step: int, feed, checkpoints):

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from gsjax.systems import base
-from gsjax.train import checkpoint, preemption
+from gsjax.train import checkpoint, identity, preemption
 from gsjax.train import logging as logs
 
 
@@ -49,8 +49,6 @@ def run(config, workdir, procedure: base.Procedure, stop) -> dict[str, float]:
         start = procedure.step(state)
         if restored is not None:
             logging.info("going on from the checkpoint of step %d", start)
-            if restored.meta["config_hash"] != logs.config_hash(config) and config.mode != "eval":
-                logging.warning("the config differs from the one that wrote this checkpoint")
         log = logs.RunLog(workdir, num_steps=procedure.num_steps, batch_size=1, start=start)
         if config.mode == "train":
             state = _steps(config, procedure, state, checkpoints, log, stop)
@@ -87,11 +85,7 @@ def _steps(config, procedure, state, checkpoints, log, stop):
         limit = train.time_limit and time.monotonic() - begin > train.time_limit
         leave = stop.reached() or limit
         if last or leave or _passed(before, step, train.save_every):
-            info = {
-                "config_hash": logs.config_hash(config),
-                "versions": logs.versions()["packages"],
-            }
-            checkpoints.save(step, state, {}, info, wait=last or leave)
+            checkpoints.save(step, state, {}, identity.info(config), wait=last or leave)
         if leave and not last:
             raise preemption.Preempted(step)
     checkpoints.wait()
@@ -107,5 +101,5 @@ def _check_finite(step, metrics):
     if not np.isfinite(loss):
         raise FloatingPointError(
             f"the loss is {loss} at step {step}; look for photographs or cameras that do not belong "
-            "to the scene, or lower the learning rates"
+            "to the scene, or lower the learning rates (in another folder)"
         )

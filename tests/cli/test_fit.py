@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gsjax.cli import main
+from gsjax.cli import fit, main
 from gsjax.data import fitted
 from gsjax.io import formats
-from gsjax.systems.scene_fit import many
+from gsjax.systems.scene_fit import data, many
+from gsjax.train import checkpoint, identity
 from tests.systems.scene_fit import scenes
 
 STOPPED = 42
@@ -65,10 +66,12 @@ def test_fit_stops_in_time_goes_on_and_does_nothing_twice(photographs, tmp_path,
     assert metrics["test_psnr"] > 10 and metrics["gaussians"] == 80
     cameras = json.loads((tmp_path / "cameras.json").read_text())
     assert len(cameras["train"]["Ks"]) == 4 and len(cameras["test"]["Ks"]) == 2
-    checkpoint = tmp_path / "checkpoints" / "200"
-    before = checkpoint.stat().st_mtime_ns
+    saved = tmp_path / "checkpoints" / "200"
+    before = saved.stat().st_mtime_ns
     assert _fit(photographs, tmp_path) == 0
-    assert capsys.readouterr().out == printed and checkpoint.stat().st_mtime_ns == before
+    assert capsys.readouterr().out == printed and saved.stat().st_mtime_ns == before
+    assert _fit(photographs, tmp_path, "--seed", 3) == 2
+    assert "seed: found 0, expected 3" in _one_line(capsys, "fit")
     assert _fit(photographs, tmp_path / "whole") == 0  # without a stop
     for name in ("scene.ply", "cameras.json", "pictures/held_out.png"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -80,6 +83,19 @@ def _one_line(capsys, command) -> str:
     said = [line for line in lines if line.startswith(f"gsjax {command}: ")]
     assert len(said) == 1 and said[0] == lines[-1] and not any("Traceback" in x for x in lines)
     return said[0]
+
+
+def test_fit_into_the_folder_of_another_scene_is_refused(photographs, tmp_path, capsys):
+    first = main._parser().parse_args(["fit", str(tmp_path / "scene_a"), "--out", str(tmp_path)])
+    saved = checkpoint.Checkpoints(tmp_path, keep=1)
+    facts = identity.info(fit.config_of(first))
+    saved.save(3000, {"x": jax.numpy.zeros(2)}, {}, facts, wait=True)
+    saved.close()
+    assert _call("fit", photographs, "--out", tmp_path) == 2
+    said = _one_line(capsys, "fit")
+    assert f"data.source: found '{tmp_path / 'scene_a'}', expected '{photographs}'" in said
+    assert "fit." not in said and "another folder" in said
+    assert not (tmp_path / "config.json").exists() and not (tmp_path / "scene.ply").exists()
 
 
 @pytest.mark.parametrize(
@@ -108,6 +124,10 @@ def test_fit_names_sources_that_are_none(photographs, tmp_path, capsys):
     (tmp_path / "empty.obj").write_text("")
     assert _fit(tmp_path / "empty.obj", tmp_path / "out") == 2
     assert "empty.obj" in _one_line(capsys, "fit")
+    (tmp_path / "mesh.ply").write_text("ply\n")
+    assert _fit(tmp_path / "mesh.ply", tmp_path / "out") == 2
+    said = _one_line(capsys, "fit")
+    assert "mesh.ply" in said and all(ending in said for ending in data.MESH_SUFFIXES)
 
 
 @pytest.mark.parametrize("command", ["fit", "fit-objects"])

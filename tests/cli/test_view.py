@@ -1,6 +1,7 @@
 """The viewer: its cameras against known cases, and what a real browser shows of a scene."""
 
 import argparse
+import dataclasses
 import shutil
 import time
 import urllib.request
@@ -12,7 +13,7 @@ from PIL import Image
 
 from gsjax.cli import main, render, view, viewer, viewer_scene
 from gsjax.core import cameras, gaussians, rotations
-from gsjax.io import formats
+from gsjax.io import formats, ply
 
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 
@@ -102,6 +103,40 @@ def test_layers_of_a_frame():
         draw("normals")
 
 
+@pytest.mark.parametrize("said", [False, True])
+def test_the_view_is_antialiased_as_the_file_says_or_the_user(tmp_path, monkeypatch, said):
+    comments = [ply.ANTIALIASED] if said else []
+    formats.save_gaussians(tmp_path / "scene.ply", _balls(), comments=comments)
+    asked = []
+
+    class Server:
+        def get_port(self):
+            return 1
+
+    monkeypatch.setattr(
+        viewer, "serve", lambda raw, **options: asked.append(options["antialiased"]) or Server()
+    )
+    parser = argparse.ArgumentParser()
+    view.add_arguments(parser)
+    for extra in ([], ["--antialiased"], ["--no-antialiased"]):
+        view.start(parser.parse_args([str(tmp_path), *extra]))
+    assert asked == [said, True, False]
+
+
+def test_an_antialiased_frame_is_another_one():
+    g = _balls(1)
+    g = dataclasses.replace(
+        g, log_scales=jnp.full((1, 3), -6.0), means=jnp.zeros((1, 3))
+    ).activate()
+    camera = viewer_scene.client_camera((1, 0, 0, 0), (0, 0, -3), 0.9, 1.0, 64, 64)
+    frames = [
+        viewer_scene.render_frame(g, *camera, 64, 64, viewer_scene.FrameOptions(antialiased=on))
+        for on in (False, True)
+    ]
+    # Far below a pixel, the filter that keeps the Gaussian's light leaves hardly any of it.
+    assert frames[0].min() < 150 < 240 < frames[1].min()
+
+
 def test_start_camera_sees_the_scene():
     means = np.asarray(_balls().means)
     position, target, radius = viewer_scene.start_camera(means, "-y")
@@ -123,7 +158,12 @@ def test_find_scene(tmp_path):
 
 @pytest.mark.parametrize(
     "extra, message",
-    [(["--size", "8"], "--size"), (["--port", "0"], "--port"), ([], "no such file")],
+    [
+        (["--size", "8"], "--size"),
+        (["--port", "0"], "--port"),
+        (["--background", "255", "0", "0"], "--background"),
+        ([], "no such file"),
+    ],
 )
 def test_bad_arguments_are_named(tmp_path, capsys, extra, message):
     assert main.run(["view", str(tmp_path / "none.ply"), *extra]) == 2

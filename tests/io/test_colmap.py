@@ -145,7 +145,7 @@ def test_models_that_are_pinholes(pycolmap, tmp_path, camera, expected):
     [
         ("SIMPLE_RADIAL 10 6 7 5 3 0.1", "SIMPLE_RADIAL has lens distortion .k1 = 0.1"),
         ("RADIAL 10 6 7 5 3 0 0.2", "k2 = 0.2"),
-        ("OPENCV 10 6 7 8 5 3 0 0 0 0.02", "p2 = 0.02.*colmap image_undistorter"),
+        ("OPENCV 10 6 7 8 5 3 0 0 0 0.02", "p2 = 0.02.*radial_coeffs.*colmap image_undistorter"),
         ("FULL_OPENCV 10 6 7 8 5 3 0 0 0 0 0 0 0 5", "k6 = 5"),
         ("OPENCV_FISHEYE 10 6 7 8 5 3 0 0 0 0", "OPENCV_FISHEYE is no pinhole; undistort"),
         ("LYTRO 10 6 7 8 5 3", "unknown camera model LYTRO; known are .'SIMPLE_PINHOLE'"),
@@ -226,6 +226,19 @@ def test_names_with_spaces_need_the_binary_format(pycolmap, tmp_path):
     path.rename(path.with_name("a b.png"))
     colmap.write_model(tmp_path / "sparse" / "0", scene)
     assert colmap.read(tmp_path).names == scene.names
+
+
+def test_names_with_spaces_in_the_text_format_are_named(pycolmap, tmp_path):
+    folder = _text_model(tmp_path, "PINHOLE 10 6 7 8 5 3")
+    for name in ("a b.png", "c.png"):
+        posed_scenes.picture(folder / "images" / name, (10, 6))
+    pose = "1 0 0 0 0 0 0 1"
+    lines = f"# list\n1 {pose} c.png\n\n2 {pose} a b.png\n1.5 2.5 -1 3.5 4.5 -1 5.5 6.5 -1 7 8 -1\n"
+    (folder / "images.txt").write_text(lines)
+    with pytest.raises(ValueError, match="images.txt: .*spaces in names, found 'a b.png'; .*BIN"):
+        colmap.read(folder)
+    (folder / "images.txt").write_text(lines.replace("a b.png", "a.png"))
+    assert colmap.read(folder).names == ("a.png", "c.png")
 
 
 def test_skew_is_not_lost(pycolmap, tmp_path):

@@ -203,7 +203,10 @@ BAD = {
     "sheared": (_entry(0, 0, 3.0), "no rotation: its singular values are"),
     "mirrored": (_set_pose(lambda m: m @ np.diag([1, 1, -1, 1])), "it mirrors"),
     "transposed": (_set_pose(lambda m: m.T), "last row 0 0 0 1.*transposed"),
-    "distorted": (lambda m: m.update(k1=0.05, p2=-0.01), r"k1 = 0.05, p2 = -0.01.*undistorter"),
+    "distorted": (
+        lambda m: m.update(k1=0.05, p2=-0.01),
+        r"k1 = 0.05, p2 = -0.01.; gsjax fit takes .*pinhole.*radial_coeffs.*ns-process-data .*undistorter .*Without one",
+    ),
     "fisheye": (lambda m: m.update(camera_model="OPENCV_FISHEYE"), "OPENCV_FISHEYE is no pinhole"),
     "is fisheye": (lambda m: m.update(is_fisheye=True), "fisheye is no pinhole"),
     "model": (lambda m: m.update(camera_model="LYTRO"), "unknown camera model 'LYTRO'; known are"),
@@ -232,6 +235,24 @@ def test_faults_have_their_own_errors(tmp_path, change, message):
     nerf_json.read(path)
     with pytest.raises(ValueError, match=message):
         nerf_json.read(posed_scenes.edit(path, change))
+
+
+def test_a_relative_folder_may_list_absolute_paths(tmp_path, monkeypatch):
+    path = posed_scenes.nerfstudio(tmp_path, 3)
+    expected = nerf_json.read(path)
+    whole = str(tmp_path / "images" / "001.png")
+    posed_scenes.edit(path, lambda m: m["frames"][1].update(file_path=whole))
+    monkeypatch.chdir(tmp_path)
+    found = nerf_json.read("transforms.json")
+    assert found.names == expected.names == ("000.png", "001.png", "002.png")
+    np.testing.assert_array_equal(found.viewmats, expected.viewmats)
+    assert all(place.is_file() for place in found.image_paths)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path):
+    path = posed_scenes.nerfstudio(tmp_path, 2)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert nerf_json.read(path).names == ("000.png", "001.png")
 
 
 def test_vanishing_distortion_is_a_pinhole(tmp_path):

@@ -78,6 +78,32 @@ def test_columns_are_found_by_name_in_any_encoding(tmp_path, form, kind):
     np.testing.assert_array_equal(found["logit_opacities"], table[:, columns.index("opacity")])
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_comments_may_say_anything(tmp_path, encoding, newline):
+    lines = "comment de René\ncomment no end_header yet\ncomment end_header\n"
+    text = _header(_COLUMNS, 1).replace("comment made by hand\n", lines)
+    row = np.arange(len(_COLUMNS), dtype="<f4")
+    path = tmp_path / "a.ply"
+    path.write_bytes(text.replace("\n", newline).encode(encoding) + row.tobytes())
+    np.testing.assert_array_equal(ply.read(path)["means"], [[0, 1, 2]])
+    assert ply.read_comments(path)[1:] == ["no end_header yet", "end_header"]
+
+
+def test_comments_are_written_and_read_and_change_nothing_else(tmp_path):
+    path, plain = tmp_path / "a.ply", tmp_path / "b.ply"
+    ply.write(path, scene(), comments=[ply.ANTIALIASED, "second"])
+    ply.write(plain, scene())
+    assert ply.read_comments(path) == [ply.ANTIALIASED, "second"]
+    assert ply.read_comments(plain) == []
+    assert_equal(ply.read(path), scene())
+    lines = f"comment {ply.ANTIALIASED}\ncomment second\n".encode()
+    assert path.read_bytes().replace(lines, b"") == plain.read_bytes()
+    for text in ("two\nend_header", "André"):
+        with pytest.raises(ValueError, match="comments: expected single lines of ASCII"):
+            ply.write(path, scene(), comments=[text])
+
+
 def test_other_elements_are_stepped_over(tmp_path):
     before = "ply\nformat binary_little_endian 1.0\nelement info 2\nproperty uchar tag\n"
     vertex = _header(_COLUMNS, 1).split("\n", 3)[3]
@@ -153,7 +179,9 @@ def test_wrong_columns_are_named(tmp_path, columns, message):
         (b"", "not a PLY file"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), "not a PLY file: it starts with b'.x89PNG"),
         (b"ply\nformat binary_little_endian 1.0\n" + bytes(99), "no 'end_header'"),
-        (b"ply\n\xff\xfe\nend_header\n", "not ASCII"),
+        (b"ply\n\xff\xfe\nend_header\n", "line not understood"),
+        (b"ply\nformat ascii 1.0\ncomment end_header\n" + bytes(99), "no 'end_header'"),
+        (b"ply\nformat ascii 1.0\nend_header here\n" + bytes(99), "no 'end_header'"),
         (b"ply\nelement vertex 1\nend_header\n", "no 'format' line"),
         (b"ply\nformat middle_endian 1.0\nend_header\n", "not understood: 'format middle"),
         (b"ply\nformat ascii 1.0\nelement vertex -1\nend_header\n", "not understood"),

@@ -113,7 +113,7 @@ def _check(report, record_property, name, ours, features, hidden):
 def test_transformers_clip(tmp_path, report, record_property, inputs, act, ending):
     torch_vision.available()  # transformers imports it where it is installed
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    c = dataclasses.replace(clip_case.CONFIG, quick_gelu=act == "quick_gelu")
+    c = dataclasses.replace(clip_case.CONFIG, quick_gelu=act == "quick_gelu", vocabulary=49_408)
     config = transformers.CLIPConfig(
         text_config=dict(
             vocab_size=c.vocabulary, hidden_size=c.text_width, intermediate_size=c.text_hidden,

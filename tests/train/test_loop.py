@@ -88,6 +88,19 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert processes.losses(tmp_path) == processes.losses(uninterrupted)
 
 
+def test_another_system_seed_or_data_set_is_refused_and_other_learning_rates_go_on(tmp_path):
+    config = dict(train__num_steps=2)
+    run(tmp_path, **config)
+    for change, said in (
+        ({"seed": 1}, "seed: found 0, expected 1"),
+        ({"data__num_objects": 7}, "data.num_objects: found 512, expected 7"),
+    ):
+        with pytest.raises(ValueError, match=f"of another run .*{said}"):
+            run(tmp_path, **config, **change)
+    run(tmp_path, train__num_steps=3, optim__lr=1e-4, data__num_threads=2)
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+
+
 def test_a_real_signal_writes_a_checkpoint(tmp_path):
     system = tiny.build()
     calls = []

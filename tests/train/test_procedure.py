@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gsjax.systems import base
-from gsjax.train import preemption, procedure
+from gsjax.train import identity, loop, preemption, procedure
 from tests.train import processes
 
 STEPS, CHUNK, GROWN_AT = 23, 5, 10
@@ -182,11 +182,70 @@ def test_evaluations_on_the_way_are_in_the_history(tmp_path):
     assert [entry["step"] for entry in report["history"]] == [10, 20, 23]
 
 
-def test_another_config_is_warned_about(tmp_path, caplog):
+# Which run a folder is of: identity.py, called by loop.run -----------------------------------------
+
+_DATA = dict(source="", downscale=1, num_threads=4)
+_FIT = dict(num_steps=STEPS, refine_stop=20, num_gaussians=50)
+
+
+def _full_config(mode="train", seed=0, data=(), fit=(), **train):
+    config = _config(mode, compilation_cache="off", **train)
+    config.update(dict(system="walk", seed=seed, data=_DATA | dict(data), fit=_FIT | dict(fit)))
+    return config
+
+
+def _loop(folder, **options) -> Walk:
+    """Runs the loop on a fresh walk, as ``gsjax fit`` does."""
+    walk = Walk()
+    loop.run(_full_config(**options), folder, system=walk.as_procedure())
+    return walk
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            dict(data={"source": "/scenes/b"}),
+            "data.source: found '/scenes/a', expected '/scenes/b'",
+        ),
+        (dict(data={"downscale": 2}), "data.downscale: found 1, expected 2"),
+        (dict(seed=7), "seed: found 0, expected 7"),
+        (dict(fit={"num_gaussians": 60}), "fit.num_gaussians: found 50, expected 60"),
+        (dict(fit={"refine_stop": 9}), "fit.refine_stop: found 20, expected 9"),
+        (dict(fit={"num_steps": 10}), "fit.num_steps: found 23, expected 10"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused_and_stays_as_it_is(tmp_path, change, said):
+    _loop(tmp_path, data={"source": "/scenes/a"})
+    before = (tmp_path / "config.json").read_bytes(), (tmp_path / "x.npy").read_bytes()
+    data = {"source": "/scenes/a"} | change.pop("data", {})
+    with pytest.raises(ValueError, match="step 23 of another run .*another folder") as error:
+        _loop(tmp_path, data=data, **change)
+    assert said in str(error.value) and str(tmp_path / "checkpoints" / "23") in str(error.value)
+    assert ((tmp_path / "config.json").read_bytes(), (tmp_path / "x.npy").read_bytes()) == before
+
+
+def test_rhythm_place_and_a_longer_fit_are_the_same_run(tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
     with pytest.raises(preemption.Preempted):
-        _run(tmp_path, stop=StopAt(1))
+        _loop(folder, data={"source": "scene"}, time_limit=1e-9)
     with caplog.at_level(logging.WARNING):
-        _run(tmp_path, log_every=1)
+        walk = _loop(
+            folder, data={"source": str(tmp_path / "scene"), "num_threads": 1}, log_every=1,
+            fit={"num_steps": 2 * STEPS, "refine_stop": 40},
+        )  # fmt: skip
+    assert walk.advanced == [10, 15, 20, 23] and "config differs" in caplog.text
+
+
+def test_checkpoints_that_do_not_say_their_run_only_warn(tmp_path, caplog, monkeypatch):
+    facts = identity.info
+    monkeypatch.setattr(
+        identity, "info", lambda c: {k: v for k, v in facts(c).items() if k != identity.KEY}
+    )
+    _loop(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert not _loop(tmp_path, seed=7).advanced
     assert "config differs" in caplog.text
 
 
@@ -194,3 +253,12 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="found 2 processes; it runs in one"):
         _run(tmp_path)
+
+
+def test_what_a_system_fills_into_its_config_is_no_difference():
+    config = ml_collections.ConfigDict(dict(system="x", seed=0, model=dict(embed_dim=0, width=3)))
+    before = identity.of_config(config)
+    config.model.embed_dim = 128
+    assert identity.of_config(config) == before
+    config.model.width = 4
+    assert identity.of_config(config) != before

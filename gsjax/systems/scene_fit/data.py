@@ -46,6 +46,11 @@ def load(config) -> Scene:
         return _procedural(config)
     if source.suffix.lower() in MESH_SUFFIXES:
         return from_mesh(meshes.read(source), source.stem, config)
+    if source.is_file() and source.suffix.lower() != ".json":
+        raise ValueError(
+            f"data.source: found the file {source}, expected a mesh ({', '.join(MESH_SUFFIXES)}), a "
+            "JSON file of cameras, or a folder of photographs with their cameras; convert the mesh"
+        )
     return _photographs(config)
 
 

@@ -105,16 +105,33 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.nda
 
 
 def baselines(train: Views, test: Views, grey: float) -> dict[str, float]:
-    """PSNR of two pictures that know nothing of the scene: the mean photograph, the nearest one."""
-    known, wanted = targets(train, grey), targets(test, grey)
-    mean = np.repeat(known.mean(0, keepdims=True), len(wanted), 0)
+    """PSNR of two pictures that know nothing of the scene: the mean photograph, the nearest one.
+
+    Masks are heeded: PSNR is that of the pixels that count, the mean is over the views where they do.
+    One photograph at a time is converted to float, whatever their number.
+    """
+    total, count = 0.0, 0.0
+    for number in range(len(train.images)):
+        view = _only(train, number)
+        kept = 1.0 if view.masks is None else np.asarray(view.masks)[..., None].astype(np.float32)
+        total, count = total + targets(view, grey) * kept, count + kept
+    mean = total / np.maximum(count, 1)
     centers = [-np.einsum("vji,vj->vi", v[:, :3, :3], v[:, :3, 3]) for v in
                (np.asarray(train.viewmats), np.asarray(test.viewmats))]  # fmt: skip
     nearest = np.linalg.norm(centers[1][:, None] - centers[0], axis=-1).argmin(1)
-    return {
-        "psnr_mean_image": float(np.mean(psnr(mean, wanted))),
-        "psnr_nearest_image": float(np.mean(psnr(known[nearest], wanted))),
-    }
+    found = {"psnr_mean_image": [], "psnr_nearest_image": []}
+    for number, neighbour in enumerate(nearest):
+        view = _only(test, number)
+        wanted = targets(view, grey)
+        guesses = (mean, targets(_only(train, neighbour), grey))
+        for values, guess in zip(found.values(), guesses, strict=True):
+            values.append(psnr(guess, wanted, view.masks)[0])
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _only(views: Views, number: int) -> Views:
+    """One of the views, as [1, ...]."""
+    return jax.tree.map(lambda x: np.asarray(x[number : number + 1]), views)
 
 
 def write_grid(path, recipe: Recipe, state: FitState, views: Views, most: int = 6) -> None:

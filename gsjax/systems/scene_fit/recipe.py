@@ -80,9 +80,12 @@ class Recipe:
         for name in ("num_steps", "num_gaussians", "views_per_step", "refine_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit.{name}: found {getattr(self, name)}, expected at least 1")
-        for name in ("start_fraction", "init_opacity"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"fit.{name}: found {getattr(self, name)}, expected within (0, 1]")
+        if not 0 < self.start_fraction <= 1:
+            raise ValueError(
+                f"fit.start_fraction: found {self.start_fraction}, expected within (0, 1]"
+            )
+        if not 0 < self.init_opacity < 1:  # its logit must be finite
+            raise ValueError(f"fit.init_opacity: found {self.init_opacity}, expected within (0, 1)")
         if not 0 <= self.half_until < 1:
             raise ValueError(f"fit.half_until: found {self.half_until}, expected within [0, 1)")
         if not 0 <= self.sh_degree <= 4:

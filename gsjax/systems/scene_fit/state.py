@@ -33,14 +33,25 @@ class Views(NamedTuple):
         return self.images.shape[-2], self.images.shape[-3]
 
     def halved(self) -> "Views":
-        """At half resolution: means of 2 x 2 pixels; an odd last row or column is left out."""
+        """At half resolution: means of 2 x 2 pixels; an odd last row or column is left out.
+
+        Colours count as much as their alpha: what a transparent pixel stores is seen nowhere.
+        """
         width, height = (n // 2 * 2 for n in self.size)
 
         def half(x):
             x = jnp.asarray(x)[:, :height, :width]
             return x.reshape(-1, height // 2, 2, width // 2, 2, *x.shape[3:])
 
-        images = (jnp.mean(half(self.images).astype(jnp.float32), (2, 4)) + 0.5).astype(jnp.uint8)
+        images = half(self.images).astype(jnp.float32)
+        if images.shape[-1] == 4:
+            alpha = images[..., 3:]
+            cover = jnp.sum(alpha, (2, 4))
+            rgb = jnp.sum(images[..., :3] * alpha, (2, 4)) / jnp.where(cover > 0, cover, 1)
+            images = jnp.concatenate([rgb, cover / 4], -1)
+        else:
+            images = jnp.mean(images, (2, 4))
+        images = (images + 0.5).astype(jnp.uint8)
         factor = jnp.array([[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [1, 1, 1]], self.Ks.dtype)
         masks = None if self.masks is None else jnp.all(half(self.masks), (2, 4))
         depths = None if self.depths is None else half(self.depths)[:, :, 0, :, 0]

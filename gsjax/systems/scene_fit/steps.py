@@ -89,7 +89,7 @@ def _all_finite(tree):
 
 
 def _loss(recipe, fixed, values):
-    """Loss, and mean squared error and radii [C, N, 2]."""
+    """Loss, and mean squared error of the pixels that count and radii [C, N, 2]."""
     (batch, chosen, key, state), (params, of_views, probe) = fixed, values
     width, height = batch.images.shape[2], batch.images.shape[1]
     backgrounds = _backgrounds(recipe, key)
@@ -119,7 +119,9 @@ def _loss(recipe, fixed, values):
     if with_depth:
         depth = losses.disparity(image[..., 3], batch.depths, alpha[..., 0], state.scene_scale)
         loss += recipe.depth_reg * depth
-    mse = jnp.mean((jnp.clip(color, 0, 1) - target) ** 2)
+    error = jnp.mean((jnp.clip(color, 0, 1) - target) ** 2, -1)
+    kept = jnp.ones_like(error) if batch.masks is None else batch.masks.astype(error.dtype)
+    mse = jnp.sum(error * kept) / jnp.maximum(jnp.sum(kept), 1)
     return loss, (mse, meta["radii"])
 
 

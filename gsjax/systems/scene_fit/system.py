@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 
 from gsjax.core import sh
-from gsjax.io import formats
+from gsjax.io import formats, ply
 from gsjax.systems import base
 from gsjax.systems.scene_fit import data, default, evaluate, model, optimizer, start, steps
 from gsjax.systems.scene_fit import state as states
@@ -142,7 +142,8 @@ class Fit:
         """scene.ply, cameras.json and a picture of held-out views."""
         folder = epath.Path(folder)
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        formats.save_gaussians(folder / "scene.ply", self.baked(state))
+        said = [ply.ANTIALIASED] if self.recipe.antialiased else []
+        formats.save_gaussians(folder / "scene.ply", self.baked(state), comments=said)
         cameras = {
             "convention": "opencv world-to-camera, pixels", "size": list(self.scene.train.size),
             "train": _cameras(self.scene.train), "test": _cameras(self.scene.test),

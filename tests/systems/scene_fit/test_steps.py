@@ -120,9 +120,22 @@ def test_half_resolution_averages_pixels_and_halves_the_camera():
     views = scenes.views(0)
     half = state.Views(*[None if x is None else jnp.asarray(x) for x in views]).halved()
     assert half.size == (12, 12)
-    mean = np.asarray(views.images, float).reshape(-1, 12, 2, 12, 2, 4).mean((2, 4))
-    np.testing.assert_allclose(np.asarray(half.images, float), mean, atol=0.51)
+    pixels = np.asarray(views.images, float).reshape(-1, 12, 2, 12, 2, 4)
+    cover = pixels[..., 3:].sum((2, 4))
+    color = (pixels[..., :3] * pixels[..., 3:]).sum((2, 4)) / np.maximum(cover, 1)
+    expected = np.concatenate([color, cover / 4], -1)
+    np.testing.assert_allclose(np.asarray(half.images, float), expected, atol=0.51)
     np.testing.assert_allclose(half.Ks[0, :2], np.asarray(views.Ks)[0, :2] / 2)
+
+
+def test_half_resolution_has_no_dark_fringe_beside_transparent_pixels():
+    image = np.zeros((1, 2, 4, 4), np.uint8)
+    image[0, :, 0] = 255  # white and opaque; beside it, and in the other block, nothing
+    cameras = (jnp.eye(4)[None], jnp.eye(3)[None])
+    half = state.Views(image, *cameras).halved().images
+    np.testing.assert_array_equal(half[0, 0], [[255, 255, 255, 128], [0, 0, 0, 0]])
+    plain = state.Views(image[..., :3], *cameras).halved().images
+    np.testing.assert_array_equal(plain[0, 0], [[128] * 3, [0] * 3])
 
 
 def test_smoothing_filter_is_the_finest_pixel_that_sees_the_gaussian():
