@@ -13,7 +13,9 @@ from importlib import metadata
 # and 0.11 admits only loops over scalars; the blend loops of ``xla_loop`` need this one. From 0.12 on
 # the default is high enough.
 _LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
-_LOOP_FLAG = f"--xla_backend_extra_options={_LOOP_OPTION}=1048576"
+LOOP_FLAG = f"--xla_backend_extra_options={_LOOP_OPTION}=1048576"
+"""The native-loop threshold as `XLA_FLAGS` takes it. As a flag of its own XLA does not know it, and ends
+the process."""
 
 
 def jax_version() -> tuple[int, ...]:
@@ -34,11 +36,12 @@ def loop_flag_is_set() -> bool:
 def configure_environment() -> None:
     """Adds the native-loop flag to ``XLA_FLAGS`` on JAX 0.10 and 0.11, unless the user chose a value.
 
-    A user's own ``--xla_backend_extra_options`` is left alone: XLA keeps only one of the two.
+    To be called before JAX's first computation; it comes too late afterwards. A user's own ``--xla_backend_extra_options`` is left alone: XLA keeps only one of the two
+    (several options in one are separated by commas).
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if needs_loop_flag() and "xla_backend_extra_options" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_LOOP_FLAG}".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} {LOOP_FLAG}".strip()
 
 
 def keep_freed_memory() -> bool:

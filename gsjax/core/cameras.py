@@ -62,12 +62,26 @@ def look_at(eye: jax.Array, target: jax.Array, up: jax.Array) -> jax.Array:
 def invert_rigid(matrices: jax.Array) -> jax.Array:
     """Inverse of rigid motions [..., 4, 4]: viewmat to camera-to-world, or back."""
     inverse = jnp.swapaxes(matrices[..., :3, :3], -1, -2)
-    return _compose(inverse, camera_centers(matrices))
+    return _compose(inverse, -jnp.sum(matrices[..., :3, :3] * matrices[..., :3, 3:], axis=-2))
 
 
 def camera_centers(viewmats: jax.Array) -> jax.Array:
-    """World positions [..., 3] of the cameras with world-to-camera matrices [..., 4, 4]."""
-    return -jnp.sum(viewmats[..., :3, :3] * viewmats[..., :3, 3:], axis=-2)
+    """World positions of cameras: the points that their matrices map to the origin.
+
+    The 3x3 part A is inverted, not transposed: a view matrix may carry a scale (of a normalised
+    scene, say). By the adjugate, whose columns are cross products of the rows of A.
+
+    Args:
+      viewmats: [..., 4, 4] world to camera.
+
+    Returns:
+      [..., 3] world units, -A^-1 t. Of a matrix that has no inverse: finite, without meaning.
+    """
+    a, b, c = (viewmats[..., i, :3] for i in range(3))
+    columns = jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)
+    det = jnp.sum(a * columns[0], axis=-1, keepdims=True)
+    turned = sum(viewmats[..., i, 3:] * column for i, column in enumerate(columns))
+    return -turned / jnp.where(det == 0, 1, det)
 
 
 def opengl_to_opencv(c2w: jax.Array) -> jax.Array:

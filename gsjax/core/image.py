@@ -13,12 +13,16 @@ _WINDOW = 11
 _SIGMA = 1.5
 
 
-def _check_pair(a: jax.Array, b: jax.Array):
+def _pair(a, b) -> tuple[jax.Array, jax.Array]:
+    """Both images as floating arrays: differences of unsigned integers would wrap around."""
+    a, b = (x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+            for x in map(jnp.asarray, (a, b)))  # fmt: skip
     if a.ndim < 3 or a.shape != b.shape:
         raise ValueError(
             f"a, b: expected two images of equal shape [..., H, W, C], "
             f"found {list(a.shape)} and {list(b.shape)}"
         )
+    return a, b
 
 
 def _window() -> list[float]:
@@ -72,9 +76,9 @@ def ssim(
     Differentiable in reverse mode only.
 
     Args:
-      a: [..., H, W, C].
+      a: [..., H, W, C] of any real type; integers and bools are taken as floats.
       b: [..., H, W, C].
-      data_range: largest minus smallest possible value.
+      data_range: largest minus smallest possible value: 255 for images of bytes.
       padding: 'same' or 'valid'.
 
     Returns:
@@ -83,8 +87,7 @@ def ssim(
     Raises:
       ValueError: shapes differ, unknown padding, or an image under 11 pixels with 'valid'.
     """
-    a, b = jnp.asarray(a), jnp.asarray(b)
-    _check_pair(a, b)
+    a, b = _pair(a, b)
     if padding not in ("same", "valid"):
         raise ValueError(f"padding: expected 'same' or 'valid', found {padding!r}")
     if padding == "valid" and min(a.shape[-3:-1]) < _WINDOW:
@@ -106,14 +109,13 @@ def psnr(a: jax.Array, b: jax.Array, *, data_range: float = 1.0) -> jax.Array:
     """Peak signal-to-noise ratio in dB.
 
     Args:
-      a: [..., H, W, C].
+      a: [..., H, W, C] of any real type; integers and bools are taken as floats.
       b: [..., H, W, C].
-      data_range: largest minus smallest possible value.
+      data_range: largest minus smallest possible value: 255 for images of bytes.
 
     Returns:
       [...] dB. Capped at 100 dB, so that equal images give a finite value and zero gradient.
     """
-    a, b = jnp.asarray(a), jnp.asarray(b)
-    _check_pair(a, b)
+    a, b = _pair(a, b)
     error = jnp.mean(jnp.square((a - b) / data_range), axis=(-3, -2, -1))
     return -10.0 * jnp.log10(jnp.maximum(error, 1e-10))

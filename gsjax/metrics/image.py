@@ -49,7 +49,7 @@ class ImageMean:
 
 @dataclasses.dataclass(frozen=True)
 class Psnr:
-    """Mean over images of the PSNR in dB (100 dB at most an image)."""
+    """Mean over images of the PSNR in dB (100 dB at most an image); data_range 255 for bytes."""
 
     data_range: float = 1.0
 
@@ -62,7 +62,10 @@ class Psnr:
 
 @dataclasses.dataclass(frozen=True)
 class Ssim:
-    """Mean over images of the SSIM, with the border handling of ``core.image.ssim``."""
+    """Mean over images of the SSIM, with the border handling of ``core.image.ssim``.
+
+    As with `Psnr`, images of bytes need a data_range of 255.
+    """
 
     data_range: float = 1.0
     padding: str = "same"

@@ -53,7 +53,8 @@ def rasterize(
     """Renders C views of each scene. Names, shapes and defaults are those of gsplat.
 
     Works under jit, grad, vmap and shard_map; gradients reach every array, camera poses and
-    intrinsics included. Leading axes ``...`` are scenes, the same in every array.
+    intrinsics included. Leading axes ``...`` are scenes, the same in every array. Numbers and names are
+    static: jit must not trace them.
 
     Args:
       means: [..., N, 3] centres in world units.
@@ -61,7 +62,8 @@ def rasterize(
       scales: [..., N, 3] standard deviations in world units; None with covars.
       opacities: [..., N] in [0, 1].
       colors: [..., N, X] or per view [..., C, N, X] values of any kind; or, with sh_degree, SH
-        coefficients [..., N, K, 3], coloured as max(SH + 0.5, 0). May be None for the modes of depth alone.
+        coefficients [..., N, K, 3] or per view [..., C, N, K, 3], coloured as max(SH + 0.5, 0). May
+        be None for the modes of depth alone.
       viewmats: [..., C, 4, 4] world to camera, OpenCV axes.
       Ks: [..., C, 3, 3] intrinsics in pixels; pixel (i, j) has its centre at (i + 0.5, j + 0.5).
       width, height: pixels.
@@ -79,7 +81,8 @@ def rasterize(
       radial_coeffs: [..., C, R] OpenCV's k1, k2, ... (up to 6 for a pinhole, 4 for a fisheye).
         Gaussians whose centre lies where the distortion folds over are culled.
       tangential_coeffs: [..., C, 2] OpenCV's p1, p2; pinhole only.
-      backgrounds: [..., C, X] seen where alpha is below 1; that of depth is 0.
+      backgrounds: [..., C, X] seen where alpha is below 1; that of depth is 0, so the modes of
+        depth alone do not look at them.
       masks: [..., C, tile rows, tile columns] bool, True where a tile is rendered; elsewhere the
         background shows and alpha is 0. A tile_size of None is 16 then, as in gsplat.
       near_plane, far_plane: Gaussians outside are culled by the depth of their centre.
@@ -91,7 +94,8 @@ def rasterize(
       capacity: entries of the tile lists held at once; None = the backend's choice. Scenes that need
         more are rendered in several passes: it decides memory and speed, never the image. See
         `plan_capacity`.
-      backend: one of BACKENDS; None = xla_loop on CPU, xla_group elsewhere.
+      backend: one of BACKENDS; None = the best that serves the platform: xla_loop on CPU, elsewhere
+        a kernel where the JAX version and the chip have one (mosaic_gpu, mosaic_tpu), else xla_group.
       means2d_probe: [..., C, N, 2] zeros, added to means2d: the gradient by it is the gradient by
         means2d, which density control looks at.
       absgrad_probe: [..., C, N, 2] zeros, of no effect: the gradient by it is that of means2d with
@@ -104,7 +108,7 @@ def rasterize(
       backends with passes) and num_culled_nonfinite, int32 [..., C]; backend and tile_size as used.
 
     Raises:
-      ValueError: an argument has the wrong shape or an unknown name.
+      ValueError: an argument has the wrong shape or type or an unknown name.
       NotImplementedError: the backend is not part of this version.
 
     References:

@@ -6,6 +6,7 @@ ValueError naming the argument, what was found, what is expected and what to do.
 
 import inspect
 import math
+import operator
 from typing import NamedTuple
 
 import jax
@@ -79,10 +80,10 @@ def prepare(arrays: dict, options: dict) -> tuple[Settings, Inputs, tuple[int, .
       options: fields of `Settings` as the user gave them.
 
     Raises:
-      ValueError: an argument has the wrong shape or an unknown name.
+      ValueError: an argument has the wrong shape or type or an unknown name.
       NotImplementedError: the backend is not part of this version.
     """
-    settings, masks = Settings(**options), arrays.get("masks")
+    settings, masks = _as_numbers(Settings(**options)), arrays.get("masks")
     inputs = Inputs(**as_float_arrays(arrays | dict(masks=None)))
     geometry = inputs.means, inputs.quats, inputs.scales, inputs.opacities
     sizes = check_geometry(*geometry, inputs.viewmats, inputs.Ks, inputs.covars)
@@ -90,6 +91,8 @@ def prepare(arrays: dict, options: dict) -> tuple[Settings, Inputs, tuple[int, .
     has_sh = settings.sh_degree is not None or inputs.colors is None
     channels = 3 if has_sh else inputs.colors.shape[-1]
     check_extras(inputs.backgrounds, inputs.means2d_probe, channels, settings.render_mode, *sizes)
+    if "RGB" not in settings.render_mode:
+        inputs = inputs._replace(backgrounds=None)  # that of depth is 0
     check_lens(settings.camera_model, inputs.radial_coeffs, inputs.tangential_coeffs, *sizes)
     check_settings(
         settings.width, settings.height, settings.rasterize_mode, settings.near_plane,
@@ -99,8 +102,7 @@ def prepare(arrays: dict, options: dict) -> tuple[Settings, Inputs, tuple[int, .
     backend, _ = backends.choose(settings.backend)
     _check_absgrad(inputs.absgrad_probe, backend, *sizes)
     default = _MASK_TILE_SIZE if masks is not None else backends.default_tile_size(backend)
-    settings = _as_numbers(settings._replace(tile_size=settings.tile_size or default))
-    settings = settings._replace(backend=backend)
+    settings = settings._replace(tile_size=settings.tile_size or default, backend=backend)
     return settings, inputs._replace(masks=check_masks(masks, settings, *sizes)), sizes[0]
 
 
@@ -117,6 +119,11 @@ def split_options(options: dict, known: tuple[str, ...]) -> tuple[dict, dict]:
     return arrays, {k: v for k, v in options.items() if k in Settings._fields}
 
 
+def has_views(settings: Settings, colors: jax.Array) -> bool:
+    """Whether colours have an axis of cameras; of their axes the scenes are one, S."""
+    return colors.ndim == (4 if settings.sh_degree is None else 5)
+
+
 def join_scenes(arrays, batch: tuple[int, ...]):
     """The scene axes of all arrays of a pytree as one, also where there are none."""
     scenes = math.prod(batch)
@@ -130,11 +137,50 @@ def split_scenes(out, batch: tuple[int, ...]):
 
 def _as_numbers(settings):
     """Plain Python numbers, so that equal settings share one compiled program."""
-    integers = ("width", "height", "tile_size", "capacity")
+    integers = ("width", "height", "tile_size", "capacity", "sh_degree")
     floats = ("near_plane", "far_plane", "radius_clip", "eps2d", "max_alpha")
-    values = settings._asdict()
-    values |= {k: int(values[k]) for k in integers if values[k] is not None}
-    return Settings(**values | {k: float(values[k]) for k in floats})
+    values, optional = settings._asdict(), Settings._field_defaults
+    for name in integers:
+        if values[name] is not None or name not in optional:
+            values[name] = as_integer(name, values[name])
+    return Settings(**values | {k: _as_number(k, values[k]) for k in floats})
+
+
+def as_integer(name: str, value) -> int:
+    """A static argument as a Python integer: that, or one of NumPy or JAX.
+
+    Raises:
+      ValueError: not an integer, or traced.
+    """
+    _refuse_traced(name, value, "an integer")
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}: found {value!r}, expected an integer; round it before the call"
+        ) from error
+
+
+def _as_number(name, value) -> float:
+    _refuse_traced(name, value, "a number")
+    try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: found {value!r}, expected one real number for all scenes and views"
+        ) from error
+
+
+def _refuse_traced(name, value, expected):
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(
+            f"{name}: found a traced value, expected {expected}; it is static: close over it, or "
+            "name it in static_argnames of jax.jit"
+        )
 
 
 def as_float_arrays(named: dict) -> dict:
@@ -210,14 +256,17 @@ def check_colors(
         if "RGB" in render_mode:
             raise ValueError(f"colors: render_mode {render_mode!r} needs them, found None")
         return
-    if sh_degree is not None:
-        count = sh.num_coeffs(sh_degree)
-        shape = _text((*batch, num, f"K >= {count}", 3))
-        fits = colors.ndim == len(batch) + 3 and colors.shape[:-2] == (*batch, num)
-        if not fits or colors.shape[-1] != 3 or colors.shape[-2] < count:
-            _fail("colors", colors, shape, f"SH coefficients of degree {sh_degree}, per scene")
-        return
     per_scene, per_view = (*batch, num), (*batch, cameras, num)
+    if sh_degree is not None:
+        if not 0 <= sh_degree <= sh.MAX_DEGREE:
+            raise ValueError(f"sh_degree: found {sh_degree}, expected 0 to {sh.MAX_DEGREE}")
+        count = sh.num_coeffs(sh_degree)
+        fits = colors.ndim > 2 and colors.shape[:-2] in (per_scene, per_view)
+        if not fits or colors.shape[-1] != 3 or colors.shape[-2] < count:
+            shape, other = (_text((*axes, f"K >= {count}", 3)) for axes in (per_scene, per_view))
+            remedy = f"SH coefficients of degree {sh_degree}, per scene or per view"
+            _fail("colors", colors, f"{shape} or {other}", remedy)
+        return
     if colors.ndim == 0 or colors.shape[:-1] not in (per_scene, per_view):
         shape = f"{_text((*per_scene, 'X'))} or {_text((*per_view, 'X'))}"
         _fail("colors", colors, shape, "values per scene or per view; pass sh_degree for SH")
@@ -230,9 +279,7 @@ def check_extras(
     """Raises ValueError if backgrounds or means2d_probe do not fit."""
     if backgrounds is not None:
         if "RGB" not in render_mode:
-            raise ValueError(
-                f"backgrounds: render_mode {render_mode!r} has none (that of depth is 0); pass None"
-            )
+            channels = backgrounds.shape[-1] if backgrounds.ndim else 1  # not looked at
         remedy = "one colour for each camera, the channels of colors; depth is not among them"
         _expect("backgrounds", backgrounds, (*batch, cameras, channels), remedy)
     if probe is not None:
@@ -296,7 +343,7 @@ def check_settings(
         k: v for k, v in dict(tile_size=tile_size, capacity=capacity).items() if v is not None
     }
     for name, value in positive.items():
-        if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+        if value < 1:
             raise ValueError(f"{name}: found {value!r}, expected an integer of at least 1")
     if rasterize_mode not in projection.MODES:
         raise ValueError(

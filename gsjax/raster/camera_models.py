@@ -329,11 +329,13 @@ def _angle_over_radius(squared, z):
 
     Near the axis a series in q = (r / z)^2: the quotient's derivatives would lose their digits.
     """
-    q = squared / (z * z)
-    near = q < (1e-3 if z.dtype == jnp.float64 else 1e-2)
+    near = squared < (1e-3 if z.dtype == jnp.float64 else 1e-2) * z * z
     radius = jnp.sqrt(jnp.where(near, 1.0, squared))
-    inner = jnp.where(near, q, 0.0)
-    series = jnp.zeros_like(q)
+    # Divided where it is used only, and twice: close to the camera plane (r / z)^2 overflows off the
+    # axis, and 1 / z^6, of the second derivatives of a division by z^2, even on it.
+    depth = jnp.where(near, z, 1.0)
+    inner = jnp.where(near, squared, 0.0) / depth / depth
+    series = jnp.zeros_like(inner)
     for n in reversed(range(7)):
         series = (-1.0) ** n / (2 * n + 1) + inner * series
-    return jnp.where(near, series / z, jnp.arctan2(radius, z) / radius)
+    return jnp.where(near, series / depth, jnp.arctan2(radius, z) / radius)

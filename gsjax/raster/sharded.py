@@ -55,9 +55,10 @@ def rasterize_sharded(
     """`rasterize` of one scene over a mesh, with gradients to every input.
 
     Args:
-      means: [N, 3], quats: [N, 4], scales: [N, 3], opacities: [N], colors: [N, X], [C, N, X] or
-        [N, K, 3], viewmats: [C, 4, 4], Ks: [C, 3, 3], width, height, covars, radial_coeffs,
-        tangential_coeffs, backgrounds, means2d_probe: as in `rasterize`, without scene axes.
+      means: [N, 3], quats: [N, 4], scales: [N, 3], opacities: [N], colors: [N, X], [C, N, X],
+        [N, K, 3] or [C, N, K, 3], viewmats: [C, 4, 4], Ks: [C, 3, 3], width, height, covars,
+        radial_coeffs, tangential_coeffs, backgrounds, means2d_probe: as in `rasterize`, without
+        scene axes.
       mesh: the devices; axes other than the two named hold copies.
       tiles: mesh axis over which Gaussians and image strips are split; None = neither is.
       views: mesh axis over which the C cameras are split; its size must divide C.
@@ -85,9 +86,13 @@ def rasterize_sharded(
     if batch:
         raise ValueError(f"means: has scene axes {batch}; render one scene at a time")
     lanes = 1 if tiles is None else mesh.shape[tiles]
-    inputs = _padded(arguments.join_scenes(inputs, batch), lanes)
+    inputs = arguments.join_scenes(inputs, batch)
+    by_gaussian = _GAUSSIANS
+    if inputs.colors is not None and not arguments.has_views(settings, inputs.colors):
+        by_gaussian += ("colors",)
+    inputs = _padded(inputs, by_gaussian, lanes)
     specs = arguments.Inputs(**{
-        name: None if value is None else _spec(name, value.ndim, tiles, views)
+        name: None if value is None else _spec(name, by_gaussian, tiles, views)
         for name, value in inputs._asdict().items()
     })  # fmt: skip
     by_lanes = settings.backend == "xla_loop" and tiles is not None and exchange_rows is None
@@ -158,36 +163,36 @@ def _check(mesh, tiles, views, viewmats, exchange_rows, options):
             f"viewmats: {cameras} cameras cannot be split over the {mesh.shape[views]} devices of "
             f"axis {views!r}; render a multiple of it"
         )
-    if exchange_rows is not None and exchange_rows < 1:
+    if exchange_rows is not None and arguments.as_integer("exchange_rows", exchange_rows) < 1:
         raise ValueError(f"exchange_rows is {exchange_rows}; expected None or at least 1")
     known = set(arguments.Settings._fields) - {"width", "height"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"rasterize_sharded does not take {unknown}; options are {sorted(known)}")
-    if options.get("render_mode", "RGB").endswith(("MD", "FD")):
+    if str(options.get("render_mode")).endswith(("MD", "FD")):
         raise ValueError(
             f"render_mode is {options['render_mode']!r}; sharded rendering has no selected depth, "
             "use 'D' or 'ED'"
         )
 
 
-def _spec(name, ndim, tiles, views):
+def _spec(name, by_gaussian, tiles, views):
     """How an array with a leading scene axis is split."""
-    if name in _GAUSSIANS or (name == "colors" and ndim != 4):
+    if name in by_gaussian:
         return P(None, tiles)
     if name in _CAMERAS:
         return P(None, views)
     return P(None, views, tiles)
 
 
-def _padded(inputs, multiple):
+def _padded(inputs, by_gaussian, multiple):
     """Gaussians of opacity 0 up to a multiple of the devices."""
     missing = -inputs.means.shape[1] % multiple
 
     def pad(name, value):
         if value is None or name in _CAMERAS or not missing:
             return value
-        axis = 1 if name in _GAUSSIANS or (name == "colors" and value.ndim != 4) else 2
+        axis = 1 if name in by_gaussian else 2
         return jnp.pad(value, [(0, missing if k == axis else 0) for k in range(value.ndim)])
 
     return arguments.Inputs(**{k: pad(k, v) for k, v in inputs._asdict().items()})

@@ -47,7 +47,7 @@ def rasterize_pixels(
     arrays |= dict(viewmats=viewmats, Ks=Ks)
     more, static = arguments.split_options(options, arguments.PIXEL_OPTIONS)
     static |= dict(width=width, height=height, backend="xla_group")
-    if static.get("render_mode", "RGB").endswith(("MD", "FD")):
+    if str(static.get("render_mode")).endswith(("MD", "FD")):
         raise ValueError(
             f"render_mode: found {static['render_mode']!r}, expected RGB, D, ED, RGB+D or RGB+ED; "
             "for selected depths render the whole image"

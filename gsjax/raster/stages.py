@@ -78,7 +78,7 @@ def _drop_nonfinite(settings, inputs):
     """
     good = jax.vmap(projection.finite_rows)(*jax.tree.leaves(_geometry(inputs)))[:, None]
     colors = inputs.colors if "RGB" in settings.render_mode else None
-    per_view = colors is not None and settings.sh_degree is None and colors.ndim == 4
+    per_view = colors is not None and arguments.has_views(settings, colors)
     if colors is not None:
         axes = tuple(range(3 if per_view else 2, colors.ndim))
         finite = jnp.all(jnp.isfinite(jax.lax.stop_gradient(colors)), axes)
@@ -126,14 +126,14 @@ def _features(settings, inputs, splats):
 
 
 def _colors(settings, inputs, shape):
-    colors = inputs.colors
+    per_view = arguments.has_views(settings, inputs.colors)
+    colors = inputs.colors if per_view else inputs.colors[:, None]
     if settings.sh_degree is not None:
         centers = camera_math.camera_centers(inputs.viewmats)
         directions = inputs.means[:, None] - centers[:, :, None]
-        value = sh.eval_sh(settings.sh_degree, directions, colors[:, None])
+        value = sh.eval_sh(settings.sh_degree, directions, colors)
         return jnp.maximum(value + 0.5, 0.0)
-    per_view = colors if colors.ndim == 4 else colors[:, None]
-    return jnp.broadcast_to(per_view, (*shape, colors.shape[-1]))
+    return jnp.broadcast_to(colors, (*shape, colors.shape[-1]))
 
 
 def compose(

@@ -45,14 +45,15 @@ def contributions(
     Raises:
       ValueError: an argument has the wrong shape or an unknown name.
     """
-    if isinstance(k, bool) or not hasattr(k, "__index__") or int(k) < 1:
+    k = arguments.as_integer("k", k)
+    if k < 1:
         raise ValueError(f"k: found {k!r}, expected an integer of at least 1")
     arrays = dict(means=means, quats=quats, scales=scales, opacities=opacities)
     arrays |= dict(viewmats=viewmats, Ks=Ks)
     more, static = arguments.split_options(options, arguments.GEOMETRY_OPTIONS)
     static |= dict(width=width, height=height, render_mode="D", backend="xla_group")
     settings, inputs, batch = arguments.prepare(arrays | more, static)
-    out = _contributions(settings, int(k), arguments.join_scenes(inputs, batch))
+    out = _contributions(settings, k, arguments.join_scenes(inputs, batch))
     return arguments.split_scenes(out, batch)
 
 

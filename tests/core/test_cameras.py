@@ -76,6 +76,23 @@ def test_invert_rigid_and_opengl_axes():
     np.testing.assert_allclose(cameras.opengl_to_opencv(opengl), c2w, atol=1e-6)
 
 
+def test_centres_of_cameras_with_a_scale_or_a_shear():
+    eye = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    views = np.array(_look_at(eye, jnp.zeros(3), _UP))
+    views[:2, :3] *= np.float32([2.0, 0.01])[:, None, None]
+    views[2, :3] = np.float32([[1, 0.5, 0], [0, 3, 0], [0, 0.2, 1]]) @ views[2, :3]
+    views[3, :3] *= -1  # mirrored
+    centers = jax.jit(cameras.camera_centers)(views)
+    np.testing.assert_allclose(centers, eye, atol=1e-5)
+    np.testing.assert_allclose(centers, np.linalg.inv(views)[:, :3, 3], atol=1e-5)
+
+
+def test_centres_of_singular_matrices_are_finite():
+    gradient = jax.jit(jax.grad(lambda x: cameras.camera_centers(x).sum()))
+    assert np.isfinite(cameras.camera_centers(jnp.zeros((4, 4)))).all()
+    assert np.isfinite(gradient(jnp.zeros((4, 4)))).all()
+
+
 def test_intrinsics_put_the_field_of_view_on_the_border():
     K = cameras.intrinsics_from_fov(60.0, 640, 480)
     edge = K @ jnp.array([np.tan(np.deg2rad(30)), 0, 1])

@@ -77,6 +77,24 @@ def test_psnr_by_hand_and_capped():
     assert np.isfinite(jax.grad(lambda x: image.psnr(x, b).sum())(a)).all()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, bool])
+def test_integer_images_are_their_float_copies(dtype):
+    most = 1 if dtype is bool else 255
+    rng = np.random.default_rng(3)
+    a, b = (rng.integers(0, most + 1, (12, 12, 3)).astype(dtype) for _ in range(2))
+    wide = a.astype(np.float32), b.astype(np.float32)
+    for fn in (_ssim, _psnr):
+        expected = fn(*wide, data_range=most)
+        np.testing.assert_allclose(fn(a, b, data_range=most), expected, rtol=1e-6)
+        np.testing.assert_allclose(fn(wide[0], b, data_range=most), expected, rtol=1e-6)
+
+
+def test_black_and_white_bytes_are_0_db_apart():
+    black, white = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
+    np.testing.assert_allclose(image.psnr(black, white, data_range=255), 0, atol=1e-5)
+    np.testing.assert_allclose(image.psnr(white, black, data_range=255), 0, atol=1e-5)
+
+
 def test_float64_finite_differences():
     with jax.enable_x64(True):
         a, b = (jnp.asarray(x) for x in _pair(12, 11, 2))

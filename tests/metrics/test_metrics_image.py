@@ -44,6 +44,15 @@ def test_value_by_hand():
     np.testing.assert_allclose(image.Psnr(data_range=10.0)(pred, target).compute(), 50, rtol=1e-5)
 
 
+def test_images_of_bytes_do_not_wrap_around():
+    black = jnp.zeros((2, 12, 12, 3), jnp.uint8)
+    white = black + jnp.uint8(255)
+    psnr = image.Psnr(data_range=255.0)(black, white)
+    np.testing.assert_allclose(psnr.compute(), 0, atol=1e-5)
+    ssim = image.Ssim(data_range=255.0)(white, white).compute()
+    np.testing.assert_allclose(ssim, 1, atol=1e-5)
+
+
 def test_no_images_is_nan_and_a_wrong_mask_is_named():
     pred, target = _images(2)
     assert np.isnan(image.Psnr()(pred, target, jnp.zeros(2, bool)).compute())

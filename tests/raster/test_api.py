@@ -1,6 +1,8 @@
 """The public function: shapes, modes, colours, batch axes, transformations, errors."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +69,35 @@ def test_sh_colors_equal_colors_evaluated_beforehand(scene, degree):
     found = _render(scene | dict(colors=coefficients), sh_degree=degree)[0]
     expected = _render(scene | dict(colors=np.asarray(colors)))[0]  # [C, N, 3]: per view
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_sh_coefficients_may_differ_by_view(scene):
+    rng = np.random.default_rng(1)
+    coefficients = rng.normal(size=(2, NUM, 4, 3)).astype(np.float32)
+    coefficients[1, 5, 3, 2] = np.nan  # culled in view 1 alone
+    image, _, meta = _render(scene | dict(colors=coefficients), sh_degree=1)
+    assert np.isfinite(image).all() and meta["num_culled_nonfinite"].tolist() == [0, 1]
+    for view in range(2):
+        kept = scene | dict(colors=coefficients[view])
+        expected = _render(kept, sh_degree=1)[0]
+        np.testing.assert_allclose(image[view], expected[view], atol=2e-6)
+        assert np.abs(image[1 - view] - expected[1 - view]).max() > 0.05
+
+
+def test_a_view_matrix_with_a_scale_keeps_the_directions_of_sh(scene):
+    scene["colors"] = np.random.default_rng(1).normal(size=(NUM, 4, 3)).astype(np.float32)
+    scene["opacities"][:] = 0.9
+    # A scale of the world: sizes, depths and centres grow alike, the picture stays.
+    scaled = scene["viewmats"].copy()
+    scaled[:, :3] *= 2
+    found = _render(scene | dict(viewmats=scaled), sh_degree=1)[0]
+    np.testing.assert_allclose(found, _render(scene, sh_degree=1)[0], atol=1e-4)
+
+
+def test_modes_of_depth_alone_do_not_look_at_backgrounds(scene):
+    for mode in ("D", "ED"):
+        found = _render(scene | dict(backgrounds=np.ones((2, 3))), render_mode=mode)[0]
+        np.testing.assert_array_equal(found, _render(scene, render_mode=mode)[0])
 
 
 def test_integers_and_float64_arrays_are_taken(scene):
@@ -147,6 +178,21 @@ def test_works_outside_jit_too(scene):
     np.testing.assert_allclose(eager, _render(scene)[0], atol=1e-6)
 
 
+def test_modules_are_found_without_an_import_of_their_own():
+    program = """
+import sys, gsjax
+gsjax.raster, gsjax.core
+assert "jax" not in sys.modules
+print(gsjax.raster.topk.contributions.__name__, gsjax.raster.normals.smallest_axis_normals.__name__)
+print(gsjax.core.objects.move_objects.__name__, gsjax.core.storage.__name__)
+for package in gsjax.raster, gsjax.core:
+    assert not hasattr(package, "panorama")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    names = ["contributions", "smallest_axis_normals", "move_objects", "gsjax.core.storage"]
+    assert done.stdout.split() == names, done.stderr
+
+
 def test_clamp_bounds_alpha(scene):
     scene["opacities"][:] = 1.0
     scene["scales"][:] = 1.0
@@ -163,11 +209,12 @@ BAD = {
     "Ks": (dict(Ks=np.eye(3)), r"Ks: .*\[3, 3\].*\[2, 3, 3\]"),
     "colors": (dict(colors=np.zeros((3, NUM, 3))), "colors: .*sh_degree"),
     "sh": (dict(sh_degree=2), r"colors: .*K >= 9"),
-    "degree": (dict(sh_degree=7), "degree"),
+    "degree": (dict(sh_degree=7), "sh_degree: found 7, expected 0 to 4"),
     "no colors": (dict(colors=None), "colors: .*None"),
     "text": (dict(opacities="dim"), "opacities"),
     "backgrounds": (dict(backgrounds=np.zeros(3)), r"backgrounds: .*\[3\].*\[2, 3\]"),
-    "depth background": (dict(render_mode="ED", backgrounds=np.zeros((2, 3))), "backgrounds"),
+    "depth background": (dict(render_mode="ED", backgrounds=np.zeros(3)), "backgrounds"),
+    "sh per view": (dict(colors=np.zeros((3, NUM, 4, 3)), sh_degree=1), r"colors: .*\[2, 40, K"),
     "probe": (dict(means2d_probe=np.zeros((NUM, 2))), "means2d_probe"),
     "render_mode": (dict(render_mode="rgb"), "render_mode: .*'rgb'.*RGB.ED"),
     "rasterize_mode": (dict(rasterize_mode="x"), "rasterize_mode.*antialiased"),

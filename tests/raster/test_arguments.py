@@ -81,7 +81,40 @@ def test_equal_settings_are_one_compiled_program():
     assert settings[0] == settings[1] and hash(settings[0]) == hash(settings[1])
 
 
+def test_integers_of_other_libraries_are_taken():
+    scene = arg_specs.random_scene(0, NUM, WIDTH, HEIGHT, sh_degree=1)
+    options = dict(width=jnp.int32(WIDTH), height=np.int64(HEIGHT), sh_degree=jnp.int32(1))
+    settings = arguments.prepare(scene, options | dict(tile_size=np.uint8(8)))[0]
+    assert (settings.width, settings.height, settings.sh_degree) == (WIDTH, HEIGHT, 1)
+    assert all(type(x) is int for x in (*settings[:3], settings.tile_size))
+
+
+STATIC = (
+    "width", "height", "sh_degree", "tile_size", "capacity", "near_plane", "far_plane",
+    "radius_clip", "eps2d", "max_alpha",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_traced_static_arguments_are_named(name):
+    scene = arg_specs.random_scene(0, NUM, WIDTH, HEIGHT, sh_degree=1)
+
+    def render(value):
+        options = dict(width=WIDTH, height=HEIGHT, sh_degree=1) | {name: value}
+        return api.rasterize(**scene, **options)
+
+    with pytest.raises(ValueError, match=f"^{name}: found a traced value, expected .*static"):
+        jax.eval_shape(render, 1)
+
+
 BAD = {
+    "degree of type float": (dict(sh_degree=1.0), "sh_degree: found 1.0, expected an integer"),
+    "degree of type bool": (dict(sh_degree=True), "sh_degree: found True, expected an integer"),
+    "width of type float": (dict(width=36.0), "width: found 36.0, expected an integer"),
+    "no width": (dict(width=None), "width: found None, expected an integer"),
+    "no eps2d": (dict(eps2d=None), "eps2d: found None, expected one real number"),
+    "text": (dict(max_alpha="0.99"), "max_alpha: found '0.99', expected one real number"),
+    "two": (dict(near_plane=np.ones(2)), r"near_plane: found array\(.*one real number"),
     "both": (dict(covars=np.zeros((NUM, 3, 3))), "found quats, scales, covars.*covars alone"),
     "neither": (dict(quats=None, scales=None), "found none of them"),
     "half": (dict(scales=None), "found quats; expected quats and scales"),

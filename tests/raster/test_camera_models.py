@@ -164,6 +164,30 @@ def test_fisheye_is_smooth_on_the_axis():
     np.testing.assert_allclose(slope, expected / 8, rtol=2e-4)
 
 
+@pytest.mark.parametrize("lens", [None, FISHEYE], ids=["ideal", "lens"])
+def test_fisheye_gradients_are_finite_next_to_the_camera_plane(lens):
+    means = jnp.array([[x, 0.0, z] for x in (0.0, 1e-9, 0.3) for z in (2e-9, 1e-8, 3e-7, 1e-3)])
+    count = len(means)
+    quats, scales = jnp.tile(jnp.array([1.0, 0, 0, 0]), (count, 1)), jnp.full((count, 3), 0.01)
+    K = jnp.array([[10.0, 0, 20], [0, 10, 15], [0, 0, 1]])
+    lens = None if lens is None else jnp.asarray(lens, jnp.float32)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def gradients(means, viewmat):
+        splats = projection.project(
+            means, quats, scales, jnp.full(count, 0.5), viewmat, K, WIDTH, HEIGHT, near_plane=0.0,
+            camera_model="fisheye", radial_coeffs=lens,
+        )  # fmt: skip
+        return sum(jnp.sum(jnp.sin(x)) for x in splats[:4]), splats.radii
+
+    (_, radii), grads = gradients(means, jnp.eye(4))
+    # Those off the axis are seen, next to a right angle, but for one at it: there the lens folds.
+    assert np.all(radii[-3:] > 0)
+    assert all(np.all(np.isfinite(g)) for g in grads)
+    assert np.all(np.any(np.asarray(grads[0])[-3:] != 0, -1))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _linearize(model, point, K, lens):
     view = camera_models.linearize(model, point, K, lens, WIDTH, HEIGHT)

@@ -1,9 +1,10 @@
 """The definition itself: against loops over pixels in numpy, by hand, and by finite differences."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gsjax.raster import arg_specs
+from gsjax.raster import api, arg_specs
 from gsjax.raster import project as projection
 from gsjax.raster.blend import reference
 from tests.raster import suite
@@ -108,3 +109,30 @@ def test_end_to_end_finite_differences_in_float64():
             np.testing.assert_allclose(
                 (ends[0] - ends[1]) / 2, slope, rtol=1e-5, atol=1e-11, err_msg=name
             )
+
+
+def test_forward_mode_and_second_derivatives_of_the_public_function():
+    """Reverse mode of it is compared with finite differences elsewhere; here it is the standard."""
+    with jax.enable_x64(True):
+        scene = arg_specs.random_scene(0, 4, 8, 6, scale=0.3)
+        scene = {k: jnp.asarray(v, jnp.float64) for k, v in scene.items()}
+
+        def loss(means):
+            image, alpha, _ = api.rasterize(
+                **scene | dict(means=means), width=8, height=6, backend="reference"
+            )
+            return jnp.sum(jnp.sin(3 * image)) + jnp.sum(alpha)
+
+        means, gradient = scene["means"], jax.grad(loss)
+        tangent = jnp.asarray(np.random.default_rng(0).normal(size=means.shape))
+
+        @jax.jit
+        def derivatives(means):
+            slope = jax.jvp(loss, (means,), (tangent,))[1]
+            return slope, *jax.jvp(gradient, (means,), (tangent,))
+
+        slope, grad, product = derivatives(means)
+        np.testing.assert_allclose(slope, jnp.sum(grad * tangent), rtol=1e-9)
+        ends = [derivatives(means + step * tangent)[1] for step in (1e-6, -1e-6)]
+        difference = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(product, difference, atol=1e-6 * np.abs(difference).max())

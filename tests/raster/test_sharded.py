@@ -70,6 +70,23 @@ def test_devices_make_the_image_and_gradients_of_one(scene, single, shape, axes,
     )
 
 
+@pytest.mark.parametrize("leading", [(), (2,)], ids=["per scene", "per view"])
+def test_sh_colors_are_split_with_their_gaussians(scene, leading):
+    coefficients = np.random.default_rng(1).normal(size=(*leading, NUM, 4, 3))
+    scene = scene | dict(colors=jnp.asarray(coefficients, jnp.float32))
+    options = dict(width=WIDTH, height=HEIGHT, sh_degree=1, backend="xla_loop")
+    mesh = _mesh((2, 4), ("v", "t"))
+
+    @jax.jit
+    def both(scene):
+        split = sharded.rasterize_sharded(**scene, **options, mesh=mesh, views="v", tiles="t")
+        return split[0], api.rasterize(**scene, **options)[0]
+
+    found, expected = both(scene)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.std(found) > 0.1
+
+
 @pytest.mark.slow
 def test_the_plan_is_enough_and_no_less_is(scene, single):
     meta = single[0][2]
@@ -113,6 +130,7 @@ def test_bytes_are_those_of_the_compiled_program(scene):
         (dict(views="t"), "2 cameras cannot be split over the 4 devices"),
         (dict(tiles="t", views="t"), "both 't'"),
         (dict(tiles="t", exchange_rows=0), "exchange_rows is 0"),
+        (dict(tiles="t", exchange_rows=1.5), "exchange_rows: found 1.5, expected an integer"),
         (dict(tiles="t", render_mode="MD"), "no selected depth"),
         (dict(tiles="t", masks=None), r"does not take \['masks'\]"),
     ],

@@ -1,6 +1,10 @@
 """What is special about xla_loop; `test_backends.py` runs the common suite."""
 
 import functools
+import os
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +54,24 @@ def _compiled(capacity=None):
 def _run(splats, features, capacity=None):
     smooth = {k: getattr(splats, k) for k in SMOOTH}
     return _compiled(capacity)(smooth, features, splats)
+
+
+@pytest.mark.skipif(not runtime.needs_loop_flag(), reason="this JAX needs no flag")
+def test_the_flag_that_the_warning_names_is_one_that_xla_takes(monkeypatch):
+    messages = []
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(xla_loop.logging, "warning", lambda *a: messages.append(a[0] % a[1:]))
+    xla_loop._report_missing_flag.__wrapped__()
+    flag = re.search(r"XLA_FLAGS='(.*?)'", messages[0]).group(1)
+    program = "import jax; jax.jit(lambda x: x + 1)(1); print(jax.default_backend())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | dict(XLA_FLAGS=flag, JAX_PLATFORMS="cpu"),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.strip() == "cpu", done.stderr
+    monkeypatch.setenv("XLA_FLAGS", flag)
+    xla_loop._report_missing_flag.__wrapped__()
+    assert len(messages) == 1  # no warning with it
 
 
 def test_loops_compile_to_native_code():

@@ -214,10 +214,12 @@ def _from_tiles(x, grid):
 def _report_missing_flag():
     if runtime.needs_loop_flag() and not runtime.loop_flag_is_set():
         logging.warning(
-            "xla_loop: JAX %s runs the blending loops op by op (about 3x slower) unless XLA_FLAGS "
-            "names xla_cpu_small_while_loop_byte_threshold before JAX starts; call "
-            "gsjax.runtime.configure_environment() first.",
+            "xla_loop: JAX %s runs the blending loops op by op (about 3x slower) without an XLA flag "
+            "that must be there before JAX starts: begin the program with `import gsjax; "
+            "gsjax.runtime.configure_environment()`, or set XLA_FLAGS='%s' (with extra options of "
+            "your own in XLA_FLAGS, append this one to them after a comma).",
             jax.__version__,
+            runtime.LOOP_FLAG,
         )
 
 
