@@ -60,7 +60,7 @@ def few_shot(rows: list[dict], against: str) -> str:
             lines.setdefault((row["arm"], head), {})[setting] = np.asarray(found)
     if not lines:
         return "no finished runs"
-    settings = list(next(iter(lines.values())))
+    settings = sorted(next(iter(lines.values())), key=_way_and_shot)
     text = [_line("arm, head", settings)]
     for (arm, head), found in lines.items():
         states = [trials.Trials.of(found[s]).compute() for s in settings]
@@ -75,6 +75,11 @@ def few_shot(rows: list[dict], against: str) -> str:
             cells = ["{mean:.1f} [{low:.1f}, {high:.1f}]".format(**state) for state in states]
             text.append(_line(f"{arm}, {head}", cells))
     return "\n".join(text)
+
+
+def _way_and_shot(setting: str) -> list[int]:
+    """'5w10s' -> [5, 10]."""
+    return [int(number) for number in setting.removesuffix("s").split("w")]
 
 
 def figures(rows: list[dict], against: str = "") -> str:
