@@ -249,6 +249,7 @@ def test_a_picture_ranks_by_cosine(gallery, towers, tmp_path, capsys):
     assert stored.names[scores.argmax()] in first and f"{scores.max():+.3f}" in first
 
 
+@pytest.mark.slow
 def test_a_folder_is_embedded_once_and_brought_up_to_date(
     run_folder, folder, gallery, tmp_path, capsys, monkeypatch
 ):
@@ -277,6 +278,7 @@ def test_a_folder_is_embedded_once_and_brought_up_to_date(
     assert "they go with a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_page_and_picture_show_the_files_and_escape_every_text(gallery, tmp_path, capsys):
     page, sheet = tmp_path / "new" / "out.html", tmp_path / "out.png"
     text = 'a <script>alert(1)</script> & "ball"'

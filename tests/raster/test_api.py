@@ -33,6 +33,7 @@ def _render(scene, **options):
     return jax.tree.map(np.asarray, _jitted(**options)(scene))
 
 
+@pytest.mark.slow
 def test_render_modes_agree_with_one_another(scene):
     rgb, alpha, _ = _render(scene)
     depth = _render(scene, render_mode="D")[0]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gsjax.raster import api, arg_specs
 from gsjax.raster import project as projection
@@ -111,6 +112,7 @@ def test_end_to_end_finite_differences_in_float64():
             )
 
 
+@pytest.mark.slow
 def test_forward_mode_and_second_derivatives_of_the_public_function():
     """Reverse mode of it is compared with finite differences elsewhere; here it is the standard."""
     with jax.enable_x64(True):

@@ -57,6 +57,7 @@ def test_baselines_hold_one_photograph_at_a_time(monkeypatch):
     assert set(held) == {1}
 
 
+@pytest.mark.slow
 def test_the_psnr_of_training_heeds_masks(monkeypatch):
     """The render is replaced by black: PSNR is that of the photographs' own brightness."""
 
@@ -80,6 +81,7 @@ def test_the_psnr_of_training_heeds_masks(monkeypatch):
         assert float(mse) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_the_scene_says_whether_it_is_to_be_drawn_antialiased(tmp_path, monkeypatch, antialiased):
     monkeypatch.setattr(evaluate, "write_grid", lambda *_: None)
