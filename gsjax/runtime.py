@@ -36,8 +36,9 @@ def loop_flag_is_set() -> bool:
 def configure_environment() -> None:
     """Adds the native-loop flag to ``XLA_FLAGS`` on JAX 0.10 and 0.11, unless the user chose a value.
 
-    To be called before JAX's first computation; it comes too late afterwards. A user's own ``--xla_backend_extra_options`` is left alone: XLA keeps only one of the two
-    (several options in one are separated by commas).
+    To be called before JAX's first computation; it comes too late afterwards. A user's own
+    ``--xla_backend_extra_options`` is left alone: XLA keeps only one of the two (several options in
+    one are separated by commas).
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if needs_loop_flag() and "xla_backend_extra_options" not in flags:

@@ -163,10 +163,10 @@ def embed_folder(
 
     Args:
         encoder: ``clip_gs.embedder.Embedder``.
-        folder: searched by ``data.splats.find``.
+        folder: of the files.
         up: the files' up axis.
         strict: raise at the first bad file instead of leaving it out.
-        about: what else goes into the file's description.
+        about: what else goes into the file's description; ``stamps`` are of the files to embed.
         kept: {name: vector} of files that need not be embedded again.
 
     Returns:
@@ -181,7 +181,7 @@ def embed_folder(
     from gsjax.data import splats
 
     root, kept = pathlib.Path(folder).resolve(), dict(kept or {})
-    names, skipped, waiting = splats.find(folder), [], {}
+    names, skipped, waiting = list(about["stamps"]), [], {}
 
     def flush():
         vectors = encoder(list(waiting.values()))

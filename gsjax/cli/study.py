@@ -8,6 +8,7 @@ run again.
 """
 
 import argparse
+import functools
 import hashlib
 import importlib.util
 import json
@@ -110,7 +111,17 @@ def collection(config) -> str:
     data = config.get("data", {})
     if data.get("name") not in prepare.NAMES or not data.get("source"):
         return ""
-    identity = json.dumps(prepare.plan(data).identity, sort_keys=True, default=str)
+    return _digest(data.to_json_best_effort(sort_keys=True))
+
+
+@functools.cache  # the same for most runs of a study, and its files are read for it
+def _digest(data: str) -> str:
+    import ml_collections
+
+    from gsjax.data import prepare
+
+    plan = prepare.plan(ml_collections.ConfigDict(json.loads(data)))
+    identity = json.dumps(plan.identity, sort_keys=True, default=str)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

@@ -19,7 +19,9 @@ def test_a_row_is_timed_against_a_peer_and_printed():
     assert set(found["times"]) == {"xla_loop", "peer"}
     assert found["times"]["xla_loop"]["fwd+bwd"]["ms"] > 0 and found["notes"]["xla_loop"] > 0
     text = "\n".join(gpu_suite.lines(found, ["xla_loop"]))
-    assert "2 x random 20 @ 16x16 C=4" in text and "ratio to xla_loop: x" in text
+    peer_ms, own_ms = (found["times"][n]["forward"]["ms"] for n in ("peer", "xla_loop"))
+    assert "2 x random 20 @ 16x16 C=4" in text
+    assert f"ratio to xla_loop: x{peer_ms / own_ms:.2f}" in text
     assert "other: one scene only" in text
     json.dumps(found)
 
