@@ -1,0 +1,319 @@
+"""ScanNet v2 as scenes: Pointcept's preprocessed points with the raw colour, depth and pose frames.
+
+Points, one folder a scene as Pointcept's preprocessing writes them:
+``<points_root>/<split>/<scene>/{coord,color,normal,segment20,segment200,instance}.npy``, or the older
+``<points_root>/<split>/<scene>.pth`` (tensors only; read without running what it holds).
+Frames, as the released UniPre3D code (arXiv 2506.09952) or the ScanNet exporter lays them out:
+``<frames_root>/{color,depth,pose,intrinsic}/<scene>/`` or
+``<frames_root>/<scene>/{color,depth,pose,intrinsic}/``, with ``N.jpg``, ``N.png`` (uint16
+millimetres), ``N.txt`` (4x4 camera-to-world, OpenCV axes).
+
+Intrinsics are each scene's own. ScanNet counts pixel centres at whole numbers, this package at +0.5.
+Colour and depth have different intrinsics; depth is looked up along the rays of the colour picture's
+pixels. Frames with non-finite poses (lost tracking) are dropped. z is up. Imports no JAX.
+"""
+
+import functools
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from gsjax.data import clouds
+from gsjax.data.scenes import View
+from gsjax.io import posed_checks, torch_pickle
+
+SPLITS = ("train", "val", "test")
+# Names of arrays of the .npy folders, and what the older .pth files call them.
+_ASSETS = {
+    "coord": ("coord",),
+    "color": ("color",),
+    "normal": ("normal",),
+    "segment20": ("segment20", "semantic_gt20"),
+    "segment200": ("segment200", "semantic_gt200"),
+}
+_HALF = 0.5  # from pixel centres at whole numbers to centres at +0.5
+_COLOR_SIZE, _DEPTH_SIZE = (1296, 968), (640, 480)  # what ScanNet's intrinsics files refer to
+
+
+class ScanNet:
+    """Scenes of one split that have points and frames; random access to ``ScanNetScene``.
+
+    Args:
+        points_root: folder of Pointcept's preprocessed arrays.
+        frames_root: folder of the raw frames.
+        split: 'train', 'val' or 'test'.
+        labels: 'segment20' or 'segment200'.
+        stride: every ``stride``-th frame is used.
+        names: scenes to take; default: all of the split that both roots have.
+
+    Raises:
+        FileNotFoundError: a root lacks what it should hold; the message says what and where.
+        ValueError: unknown split or labels.
+    """
+
+    def __init__(
+        self,
+        points_root: str | Path,
+        frames_root: str | Path,
+        split: str = "train",
+        *,
+        labels: str = "segment20",
+        stride: int = 1,
+        names: Sequence[str] | None = None,
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"split: unknown {split!r}; known: {', '.join(SPLITS)}")
+        if labels not in ("segment20", "segment200"):
+            raise ValueError(f"labels: expected 'segment20' or 'segment200', found {labels!r}")
+        if stride < 1:
+            raise ValueError(f"stride: expected 1 or more, found {stride}")
+        folder, self._frames_root = Path(points_root) / split, Path(frames_root)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"points_root: {folder} is no folder; expected <points_root>/{split}/<scene>/coord.npy "
+                "as Pointcept's ScanNet preprocessing writes it"
+            )
+        points = {
+            p.stem if p.suffix == ".pth" else p.name: p
+            for p in sorted(folder.iterdir())
+            if p.is_dir() or p.suffix == ".pth"
+        }
+        if not points:
+            raise FileNotFoundError(
+                f"points_root: {folder} holds no scenes (folders or .pth files)"
+            )
+        if not self._frames_root.is_dir():
+            raise FileNotFoundError(f"frames_root: {self._frames_root} is no folder")
+        missing = sorted(set(names or ()) - set(points))
+        if missing:
+            raise FileNotFoundError(f"names: not in {folder}: {posed_checks.first_few(missing)}")
+        wanted = list(points) if names is None else list(names)
+        self._scenes = []
+        without = []
+        for name in wanted:
+            if frame_folder(self._frames_root, name, "color") is None:
+                without.append(name)
+            else:
+                self._scenes.append((name, points[name]))
+        if not self._scenes or (names is not None and without):
+            raise FileNotFoundError(
+                f"frames_root: no colour frames for {len(without)} of {len(wanted)} scenes "
+                f"({posed_checks.first_few(without)}); expected "
+                f"{self._frames_root}/color/<scene>/*.jpg or {self._frames_root}/<scene>/color/*.jpg"
+            )
+        if without:
+            logging.info("ScanNet: %d scenes without frames left out", len(without))
+        self._options = dict(labels=labels, stride=stride)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> "ScanNetScene":
+        name, points = self._scenes[index]
+        return ScanNetScene(name, points, self._frames_root, **self._options)
+
+
+class ScanNetScene:
+    """One scan; a ``scenes.Scene``. Files are looked at when asked for."""
+
+    def __init__(self, name: str, points: Path, frames_root: Path, *, labels: str, stride: int):
+        self.name = name
+        self._path, self._root, self._labels, self._stride = points, frames_root, labels, stride
+
+    @functools.cached_property
+    def _frames(self) -> list[tuple[Path, Path, np.ndarray]]:
+        """(picture, depth, viewmat) of the frames that have all three, in the order of numbers."""
+        kinds = {"color": (".jpg", ".png"), "depth": (".png",), "pose": (".txt",)}
+        files = {}
+        for kind, suffixes in kinds.items():
+            folder = frame_folder(self._root, self.name, kind)
+            if folder is None:
+                raise FileNotFoundError(
+                    f"{self.name}: no folder of {kind} frames; expected "
+                    f"{self._root}/{kind}/{self.name} or {self._root}/{self.name}/{kind}"
+                )
+            files[kind] = _numbered(folder, suffixes)
+        common = sorted(set.intersection(*(set(found) for found in files.values())))
+        if not common:
+            counts = {kind: len(found) for kind, found in files.items()}
+            raise FileNotFoundError(
+                f"{self.name}: no frame has colour, depth and pose; found {counts}"
+            )
+        result, lost = [], 0
+        for number in common[:: self._stride]:
+            pose = _matrix(files["pose"][number])
+            if not np.isfinite(pose).all():
+                lost += 1
+                continue
+            rigid = posed_checks.to_rigid(pose, f"{self.name} frame {number}")
+            viewmat = posed_checks.invert_rigid(rigid)
+            result.append((files["color"][number], files["depth"][number], viewmat))
+        if lost:
+            logging.info("%s: %d frames without tracking dropped", self.name, lost)
+        if not result:
+            raise ValueError(f"{self.name}: none of {lost} frames has a finite pose")
+        return result
+
+    @property
+    def num_frames(self) -> int:
+        return len(self._frames)
+
+    @property
+    def viewmats(self) -> np.ndarray:
+        return np.stack([frame[2] for frame in self._frames])
+
+    def neighbours(self, frame: int) -> None:
+        """Not known beforehand: frames close in time."""
+        del frame
+
+    @functools.cached_property
+    def _intrinsics(self) -> tuple[np.ndarray, np.ndarray]:
+        """K of colour and depth at ScanNet's own sizes, pixel centres at +0.5."""
+        folder = frame_folder(self._root, self.name, "intrinsic")
+        homes = [folder] if folder is not None else []
+        homes += [self._root / self.name, self._root / "intrinsics" / self.name]
+        tried = []
+        matrices = []
+        for kind in ("color", "depth"):
+            names = (f"intrinsic_{kind}.txt", f"intrinsics_{kind}.txt")
+            files = [home / name for home in homes for name in names]
+            tried += files
+            found = next((file for file in files if file.is_file()), None)
+            if found is None:
+                raise FileNotFoundError(
+                    f"{self.name}: no intrinsics; looked for {posed_checks.first_few(tried)}. The "
+                    "ScanNet exporter writes them with --export_intrinsics"
+                )
+            matrix = _matrix(found)[:3, :3].copy()
+            matrix[:2, 2] += _HALF
+            matrices.append(matrix)
+        return matrices[0], matrices[1]
+
+    def view(self, frame: int) -> View:
+        """Frame 0 .. F - 1 at the stored size of its picture; pixels have no labels."""
+        color, depth, viewmat = self._frames[frame]
+        image = np.asarray(_open(color).convert("RGB"))
+        raw = np.asarray(_open(depth)).astype(np.float32) / 1000.0
+        if raw.ndim != 2:
+            raise ValueError(f"{depth}: expected one channel of depth, found {list(raw.shape)}")
+        K = _fitted(self._intrinsics[0], _COLOR_SIZE, image.shape)
+        depth_K = _fitted(self._intrinsics[1], _DEPTH_SIZE, raw.shape)
+        return View(image, depth_along(raw, depth_K, K, image.shape[:2]), None, viewmat, K)
+
+    def cloud(self) -> clouds.Cloud:
+        """Pointcept's points; labels -1 where the split has none."""
+        return _cloud(self._path, self._labels)
+
+
+def frame_folder(root: Path, scene: str, kind: str) -> Path | None:
+    """The folder of one kind of files of a scene, in either layout; None where there is none."""
+    found = (root / kind / scene, root / scene / kind, root / scene / "frames" / kind)
+    return next((folder for folder in found if folder.is_dir()), None)
+
+
+def depth_along(
+    depth: np.ndarray, depth_K: np.ndarray, K: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """A depth image [h, w] seen by another camera at the same place: float32 [H, W], nearest pixel.
+
+    Args:
+        depth: along the optical axis, 0 unknown.
+        depth_K: [3, 3] of the depth image.
+        K: [3, 3] of the picture wanted.
+        shape: (H, W) of it.
+    """
+    height, width = shape
+    y, x = np.mgrid[:height, :width] + 0.5
+    rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(K).T @ depth_K.T
+    column, row = np.floor(rays[..., 0]).astype(int), np.floor(rays[..., 1]).astype(int)
+    inside = (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
+    found = depth[np.where(inside, row, 0), np.where(inside, column, 0)]
+    return np.where(inside, found, 0).astype(np.float32)
+
+
+def _fitted(K: np.ndarray, size: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
+    """Intrinsics for the stored size of a picture."""
+    return K * np.array([[shape[1] / size[0]], [shape[0] / size[1]], [1.0]])
+
+
+def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+    """Files by the number in their name: ``000120.jpg``, ``120.jpg`` or ``frame-000120.color.jpg``."""
+    found = {}
+    for entry in os.scandir(folder):
+        number = re.search(r"\d+", entry.name)
+        if number and entry.name.lower().endswith(suffixes):
+            found[int(number.group())] = Path(entry.path)
+    return found
+
+
+def _matrix(path: Path) -> np.ndarray:
+    """A 4x4 matrix of numbers in text; ScanNet writes -inf for lost tracking."""
+    try:
+        values = np.array(path.read_text().split(), np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected numbers ({error})") from error
+    if values.size not in (9, 16):
+        raise ValueError(f"{path}: expected 16 numbers (4x4), found {values.size}")
+    return values.reshape(4, 4) if values.size == 16 else values.reshape(3, 3)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: not a readable picture, or truncated ({error})") from error
+    return image
+
+
+def _cloud(path: Path, labels: str) -> clouds.Cloud:
+    arrays = _from_pth(path) if path.suffix == ".pth" else _from_npy(path)
+    missing = [name for name in ("coord", "color", "normal") if name not in arrays]
+    if missing:
+        raise FileNotFoundError(
+            f"{path}: no {', '.join(missing)}; expected coord, color and normal as Pointcept's "
+            "preprocessing writes them (normals need --parse_normals)"
+        )
+    count = len(arrays["coord"])
+    label = arrays.get(labels)
+    label = np.full(count, clouds.NO_LABEL) if label is None else np.asarray(label).reshape(-1)
+    color = np.asarray(arrays["color"])
+    if color.dtype.kind == "f" and color.size and color.min() < 0:
+        color = (color + 1) * 127.5  # the oldest preprocessing wrote -1 to 1
+    return clouds.Cloud(
+        np.asarray(arrays["coord"], np.float32),
+        np.clip(np.rint(color), 0, 255).astype(np.uint8),
+        np.asarray(arrays["normal"], np.float32),
+        label.astype(np.int32),
+    )
+
+
+def _from_npy(folder: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name in _ASSETS:
+        file = folder / f"{name}.npy"
+        if file.is_file():
+            try:
+                arrays[name] = np.load(file, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise ValueError(f"{file}: unreadable or truncated array ({error})") from error
+    return arrays
+
+
+def _from_pth(path: Path) -> dict[str, np.ndarray]:
+    try:
+        found = torch_pickle.read(path)
+    except torch_pickle.TorchFileError as error:
+        raise ValueError(
+            f"{error}. Scenes saved with NumPy arrays in a .pth file would run code when read; save "
+            "them again as .npy files, one an array, in a folder of the scene's name"
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a dict of arrays, found {type(found).__name__}")
+    known = {alias: name for name, aliases in _ASSETS.items() for alias in aliases}
+    return {known[key]: np.asarray(value) for key, value in found.items() if key in known}
