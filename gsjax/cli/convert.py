@@ -10,13 +10,12 @@ any size takes the memory of its largest array.
 
 import argparse
 import importlib
-import json
 import math
 import pathlib
 import re
 import shlex
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 HELP = "check and convert weights of Uni3D, OpenCLIP, Hugging Face CLIP or EVA-CLIP"
 
@@ -24,13 +23,6 @@ TOWERS = ("openclip", "hf_clip", "evaclip")
 DTYPES = ("keep", "float32", "bfloat16", "float16")
 # Options that only some kinds have.
 ONLY = {"heads": ("uni3d",), "without": ("uni3d",), "arch": TOWERS}
-# NumPy's names of types -> those of safetensors.
-SAFETENSORS_TYPES = {
-    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
-    **{"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "bool": "BOOL"},
-    **{"uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8"},
-    **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +88,7 @@ def _uni3d(args) -> int:
 
 
 def _towers(args) -> int:
-    from gsjax.io import weights
+    from gsjax.io import safetensors_file, weights
     from gsjax.models import towers
 
     options = {name: getattr(args, name) for name in ("arch", "licence") if getattr(args, name)}
@@ -115,6 +107,9 @@ def _towers(args) -> int:
         if key not in unused:
             value = _cast(state_dict[key], args.dtype)
             used[key] = value.dtype, value.shape
+    odd = sorted({str(dtype) for dtype, _ in used.values()} - set(safetensors_file.TYPES))
+    if args.out and odd:
+        raise ValueError(f"--out: safetensors has no type for {odd}; choose --dtype float32")
     print(f"{args.file}: {checked.name} ({args.kind}), D = {checked.dim}")
     print(f"  pictures and captions: {checked.preprocessing}")
     _describe("loaded", used)
@@ -123,7 +118,7 @@ def _towers(args) -> int:
     if not args.out:
         return 0
     notes = dict(kind=args.kind, arch=checked.name, licence=checked.licence, source=args.file)
-    _save_safetensors(out, used, lambda key: _cast(state_dict[key], args.dtype), notes)
+    safetensors_file.save(out, used, lambda key: _cast(state_dict[key], args.dtype), notes)
     for name, text in files.items():
         (out.parent / name).write_text(text)
     for name in checked.files:
@@ -163,46 +158,6 @@ def _files_to_write(out: pathlib.Path, checked, check_there) -> Mapping[str, str
     return {name: text for name, text in checked.files.items() if name not in found}
 
 
-def _save_safetensors(
-    out: pathlib.Path, types: Mapping[str, tuple], read, notes: Mapping[str, str]
-) -> None:
-    """Writes a safetensors file one array at a time: size of the header, header, data.
-
-    Args:
-        out: target; it is only there once it is whole.
-        types: name -> (dtype, shape).
-        read: name -> array of these.
-        notes: texts for the header's ``__metadata__``.
-
-    Raises:
-        ValueError: a type that the format lacks.
-    """
-    odd = sorted({str(dtype) for dtype, _ in types.values()} - set(SAFETENSORS_TYPES))
-    if odd:
-        raise ValueError(f"--out: safetensors has no type for {odd}; choose --dtype float32")
-    header: dict = {"__metadata__": dict(notes)}
-    end = 0
-    # The widest types first: so all data are aligned.
-    for name in sorted(types, key=lambda name: (-types[name][0].itemsize, name)):
-        dtype, shape = types[name]
-        start, end = end, end + _size(dtype, shape)
-        kind = SAFETENSORS_TYPES[str(dtype)]
-        header[name] = dict(dtype=kind, shape=list(shape), data_offsets=[start, end])
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.parent / f".{out.name}.tmp"
-    try:
-        with scratch.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            file.write(text)
-            for name in list(header)[1:]:
-                file.write(read(name).reshape(-1).view("u1"))
-        scratch.replace(out)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def _cast(value, dtype: str):
     """The array, contiguous, as stored."""
     import ml_dtypes
@@ -223,16 +178,11 @@ def _describe(what: str, arrays: Mapping[str, tuple]) -> None:
         for path, (_, shape) in arrays.items()
         if not path.startswith("batch_stats/")
     )
-    size = sum(_size(*array) for array in arrays.values())
+    size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in arrays.values())
     types = ", ".join(sorted({str(dtype) for dtype, _ in arrays.values()}))
     print(
         f"  {what}: {len(arrays)} arrays, {parameters:,} parameters, {size / 1e6:,.1f} MB ({types})"
     )
-
-
-def _size(dtype, shape: Sequence[int]) -> int:
-    """Bytes of an array."""
-    return math.prod(shape) * dtype.itemsize
 
 
 def _names(what: str, names) -> None:

@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         if value < 1:
             raise ValueError(f"--{name}: found {value}, expected at least 1")
     picture = read_picture(args.image) if args.image else None
+    if picture is None:
+        check_sentence(args.text)  # before the folder is embedded, which may take long
     if pathlib.Path(args.file).is_dir():
         index = args.index or pathlib.Path(args.file) / KEPT
         options = dict(run=args.trained, up=args.up, towers=args.towers)
@@ -90,6 +92,12 @@ def read_picture(path: str):
         raise ValueError(f"--image: {path} is no picture that can be read ({error})") from None
 
 
+def check_sentence(text: str) -> None:
+    """Raises ValueError unless a sentence has more than blanks."""
+    if not text.strip():
+        raise ValueError("--text: expected a sentence, found nothing")
+
+
 def embed_query(towers, text: str, picture):
     """The unit vector f32 [D] of a sentence, or of a picture where one is given.
 
@@ -100,10 +108,9 @@ def embed_query(towers, text: str, picture):
 
     if picture is not None:
         found = towers.encode_images(np.asarray(towers.prepare_image(picture))[None])
-    elif text.strip():
-        found = towers.encode_texts(np.asarray(towers.tokenize([text])))
     else:
-        raise ValueError("--text: expected a sentence, found nothing")
+        check_sentence(text)
+        found = towers.encode_texts(np.asarray(towers.tokenize([text])))
     found = np.asarray(found, np.float32)[0]
     return found / np.linalg.norm(found)
 

@@ -6,6 +6,7 @@ renderer adds to the sum is not added here.
 """
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,14 @@ def num_coeffs(degree: int) -> int:
     """Number of coefficients K = (degree + 1)^2 of one channel.
 
     Raises:
-      ValueError: degree is not 0, 1, 2, 3 or 4.
+      ValueError: degree is not 0, 1, 2, 3 or 4, or no integer (1.0 is none).
     """
+    try:
+        degree = operator.index(degree)
+    except TypeError:
+        raise ValueError(
+            f"degree: expected an integer, 0 to {MAX_DEGREE}, found {degree!r}"
+        ) from None
     if degree not in range(MAX_DEGREE + 1):
         raise ValueError(f"degree: expected 0 to {MAX_DEGREE}, found {degree!r}")
     return (degree + 1) ** 2

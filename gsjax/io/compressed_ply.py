@@ -34,10 +34,19 @@ _HEADER_BYTES = 1 << 16
 
 
 def is_compressed(path: epath.PathLike) -> bool:
-    """Whether the header of a PLY file names the columns of this format."""
+    """Whether the header of a PLY file has a column of this format; what comments say is nothing."""
     with epath.Path(path).open("rb") as file:
-        header = file.read(_HEADER_BYTES).partition(b"end_header")[0]
-    return header.startswith(b"ply") and b"packed_position" in header
+        data = file.read(_HEADER_BYTES)
+    if not data.startswith(b"ply"):
+        return False
+    # A damaged header may lack its end: its columns still tell which reader explains the damage.
+    for line in data.replace(b"\r", b"\n").split(b"\n"):
+        words = line.split()
+        if words == [b"end_header"]:
+            return False
+        if words[:1] == [b"property"] and words[-1] == b"packed_position":
+            return True
+    return False
 
 
 def read(path: epath.PathLike, *, on_bad_rows: str = "error") -> dict[str, np.ndarray]:

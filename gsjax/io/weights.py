@@ -25,6 +25,7 @@ FOLDER_FILES = (
 )
 WRAPPERS = ("state_dict", "model_state_dict", "module", "model")
 PREFIXES = ("module.", "_orig_mod.")
+_MAX_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 class StateDict(Mapping):
@@ -180,10 +181,30 @@ def _open_safetensors(path: epath.Path) -> StateDict:
     return StateDict(readers)
 
 
+def read_metadata(path: epath.PathLike) -> dict[str, str]:
+    """Texts that a safetensors file carries beside its arrays; {} without any.
+
+    Raises:
+        ValueError: no such file, or no safetensors file.
+    """
+    path = epath.Path(path)
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > _MAX_HEADER:
+                raise ValueError(f"a header of {size} bytes")
+            found = json.loads(file.read(size)).get("__metadata__", {})
+            return {str(name): str(text) for name, text in found.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"weights: {path} cannot be read, or is no safetensors file ({error})"
+        ) from None
+
+
 def _safetensor(file, name: str, path: epath.Path) -> np.ndarray:
     try:
         return file.get_tensor(name)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:  # which of the two depends on its version
         raise ImportError(
             f"{path}: {name} is of a type that this version of safetensors does not give to NumPy "
             f"({error}); take a newer one: pip install 'gsjax[clip]'"

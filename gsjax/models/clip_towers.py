@@ -19,19 +19,17 @@ Which file belongs to which name: docs/weights.md.
 
 import dataclasses
 import functools
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from gsjax.models import (
     bpe,
     clip,
+    clip_configs,
     clip_presets,
     clip_tables,
     image_preprocess,
@@ -51,38 +49,6 @@ DEFAULTS = dict(
     licence="unknown",
 )
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-CONFIG_FILES = {"openclip": "open_clip_config.json", "hf_clip": "config.json"}
-PREPROCESSOR = "preprocessor_config.json"  # of hf_clip, beside config.json
-_OPENCLIP_IMAGE = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
-_OPENCLIP_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
-# (block of the config file, name there, field of ClipConfig)
-_OPENCLIP_SIZES = (
-    ("", "embed_dim", "dim"),
-    ("vision_cfg", "image_size", "image_size"),
-    ("vision_cfg", "patch_size", "patch"),
-    ("vision_cfg", "width", "image_width"),
-    ("vision_cfg", "layers", "image_layers"),
-    ("text_cfg", "context_length", "context"),
-    ("text_cfg", "vocab_size", "vocabulary"),
-    ("text_cfg", "width", "text_width"),
-    ("text_cfg", "layers", "text_layers"),
-    ("text_cfg", "heads", "text_heads"),
-)
-_HF_SIZES = (
-    ("", "projection_dim", "dim"),
-    ("vision_config", "image_size", "image_size"),
-    ("vision_config", "patch_size", "patch"),
-    ("vision_config", "hidden_size", "image_width"),
-    ("vision_config", "num_hidden_layers", "image_layers"),
-    ("vision_config", "num_attention_heads", "image_heads"),
-    ("vision_config", "intermediate_size", "image_hidden"),
-    ("text_config", "max_position_embeddings", "context"),
-    ("text_config", "vocab_size", "vocabulary"),
-    ("text_config", "hidden_size", "text_width"),
-    ("text_config", "num_hidden_layers", "text_layers"),
-    ("text_config", "num_attention_heads", "text_heads"),
-    ("text_config", "intermediate_size", "text_hidden"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +132,6 @@ def check(
     """
     plan = _plan(kind, path, state_dict, options)
     _convert(kind, path, blank(state_dict), plan, None)
-    write = _openclip_files if kind == "openclip" else _hf_files
     return towers.Checked(
         name=plan.arch or "clip",
         config=plan.described,
@@ -175,7 +140,7 @@ def check(
         licence=plan.options["licence"],
         options=telling_options(plan.arch, plan.pixels, plan.options),
         unused=matching(state_dict, clip_tables.IGNORE[NAMINGS[kind]]),
-        files={name: json.dumps(value, indent=2) + "\n" for name, value in write(plan).items()},
+        files=clip_configs.files(kind, plan.config, plan.pixels, plan.options["licence"]),
     )
 
 
@@ -283,20 +248,14 @@ def _architecture(kind: str, path: str, found: dict, options: Mapping[str, str])
     licence, arch = "", options["arch"]
     wanted = clip_presets.preset(arch) if arch else None
     told: dict = dict(found)
-    known = sorted(clip_presets.PRESETS)
-    stated = beside(
-        path, CONFIG_FILES[kind], lambda text: _FROM_FILE[kind](text, found, pixels), known
-    )
+    stated = clip_configs.read(kind, path, found, pixels)
     if stated is not None:
         more, pixels, licence = stated
         told |= more
     elif wanted is None:
         raise _untold(path, found)
     if kind == "hf_clip":
-        read = functools.partial(
-            image_preprocess.hugging_face_pixels, size=found["image_size"], default=pixels
-        )
-        pixels = beside(path, PREPROCESSOR, read, known) or pixels
+        pixels = clip_configs.read_preprocessor(path, found["image_size"], pixels)
     if wanted is None:
         return clip.ClipConfig(**told), pixels, licence
     wrong = [
@@ -314,31 +273,6 @@ def default_pixels(options: Mapping[str, str]) -> image_preprocess.Pixels:
     return image_preprocess.Pixels(*image_preprocess.NORMS[options["norm"]], options["resize"])
 
 
-def beside(path: str, name: str, read: Callable[[Mapping], Any], known: Iterable[str]) -> Any:
-    """What ``read`` makes of a JSON file beside the weights; None if there is no such file.
-
-    Args:
-        path: of the weights: a file, or a folder of them.
-        name: of the file.
-        read: of what the file holds; raises ValueError where it cannot be used.
-        known: architectures to name in the message.
-
-    Raises:
-        ValueError: naming the file and what is wrong with it.
-    """
-    place = epath.Path(path)
-    file = (place if place.is_dir() else place.parent) / name
-    if not file.exists():
-        return None
-    try:
-        return read(json.loads(file.read_text()))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{file}: cannot be used ({type(error).__name__}: {error}); if it belongs to another "
-            f"model, move the weights away from it and give ?arch= with one of {list(known)}"
-        ) from None
-
-
 def _untold(path: str, found: dict) -> ValueError:
     """What must be told; arrays never tell everything."""
     fitting = [
@@ -352,129 +286,8 @@ def _untold(path: str, found: dict) -> ValueError:
             "OpenAI's weights (and MetaCLIP's, DFN's) need -quickgelu, LAION's and DataComp's do not; "
             f"give it as '{path}?arch={fitting[0]}', or put the model's config file beside it"
         )
+    files = " or ".join(clip_configs.CONFIG_FILES.values())
     return ValueError(
         f"{path}: no known model has these sizes: {found}; number of heads and activation cannot be "
-        f"seen. Put the model's config file ({' or '.join(CONFIG_FILES.values())}) beside it"
+        f"seen. Put the model's config file ({files}) beside it"
     )
-
-
-def stated_licence(text: Mapping) -> str:
-    """The entry that `gsjax convert` adds to config files; '' without it."""
-    licence = text.get("licence", "")
-    if not isinstance(licence, str):
-        raise ValueError(f"licence: expected a text, found {licence!r}")
-    return licence
-
-
-def check_openclip_sizes(model: Mapping, found: Mapping) -> None:
-    """Raises where ``model_cfg`` contradicts the fields of ``ClipConfig`` that were found."""
-    _check_sizes(model, found, _OPENCLIP_SIZES)
-
-
-def _check_sizes(stated: Mapping, found: Mapping, names) -> None:
-    wrong = []
-    for block, name, field in names:
-        part = (stated.get(block) or {}) if block else stated
-        if name not in part or field not in found:
-            continue
-        value, size = part[name], found[field]
-        if value not in (size, [size, size]):
-            wrong.append(f"{block}{'.' * bool(block)}{name} {value}, the arrays have {size}")
-    if wrong:
-        raise ValueError("; ".join(wrong))
-
-
-def _from_openclip(text: Mapping, found: Mapping, pixels: image_preprocess.Pixels):
-    """(heads and activation, pixels, licence) of open_clip_config.json."""
-    model = text["model_cfg"]
-    image, words = model["vision_cfg"], model["text_cfg"]
-    odd = sorted(
-        {*(set(image) - _OPENCLIP_IMAGE), *(set(words) - _OPENCLIP_TEXT)}
-        | (set(model) - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
-    )
-    if odd:
-        raise ValueError(f"settings that plain CLIP towers lack: {odd}")
-    check_openclip_sizes(model, found)
-    more = dict(
-        image_heads=found["image_width"] // image.get("head_width", 64),
-        text_heads=words["heads"],
-        quick_gelu=bool(model.get("quick_gelu", False)),
-    )
-    stated = text.get("preprocess_cfg") or {}
-    pixels = image_preprocess.openclip_pixels(stated, found["image_size"], pixels)
-    return more, pixels, stated_licence(text)
-
-
-def _from_hf(text: Mapping, found: Mapping, pixels: image_preprocess.Pixels):
-    """The same of config.json; what it leaves out has transformers' defaults."""
-    image = text.get("vision_config") or {}
-    words = text.get("text_config") or {}
-    acts = {part.get("hidden_act", "quick_gelu") for part in (image, words)}
-    if len(acts) != 1 or not acts <= {"quick_gelu", "gelu"}:
-        raise ValueError(f"activations {sorted(acts)}; known are quick_gelu or gelu, for both")
-    for part in (image, words):
-        if part.get("layer_norm_eps", clip.LAYER_NORM_EPS) != clip.LAYER_NORM_EPS:
-            raise ValueError(f"layer_norm_eps {part['layer_norm_eps']}, not {clip.LAYER_NORM_EPS}")
-    _check_sizes(text, found, _HF_SIZES)
-    more = dict(
-        image_heads=image.get("num_attention_heads", 12),
-        text_heads=words.get("num_attention_heads", 8),
-        quick_gelu=acts == {"quick_gelu"},
-    )
-    return more, pixels, stated_licence(text)
-
-
-_FROM_FILE = {"openclip": _from_openclip, "hf_clip": _from_hf}
-
-
-def preprocess_cfg(pixels: image_preprocess.Pixels) -> dict:
-    """The block of open_clip_config.json that says the same."""
-    return dict(
-        mean=list(pixels.mean),
-        std=list(pixels.std),
-        interpolation="bicubic",
-        resize_mode=pixels.resize,
-    )
-
-
-def _openclip_files(plan: _Plan) -> dict[str, dict]:
-    """open_clip_config.json of a pair."""
-    c = plan.config
-    image = dict(
-        head_width=c.image_width // c.image_heads, mlp_ratio=c.image_hidden / c.image_width
-    )
-    text = dict(mlp_ratio=c.text_hidden / c.text_width)
-    model: dict = dict(quick_gelu=c.quick_gelu, vision_cfg=image, text_cfg=text)
-    _fill(model, c, _OPENCLIP_SIZES)
-    about = dict(model_cfg=model, preprocess_cfg=preprocess_cfg(plan.pixels))
-    return {CONFIG_FILES["openclip"]: about | dict(licence=plan.options["licence"])}
-
-
-def _hf_files(plan: _Plan) -> dict[str, dict]:
-    """config.json and preprocessor_config.json of a pair."""
-    c, pixels = plan.config, plan.pixels
-    act = dict(hidden_act="quick_gelu" if c.quick_gelu else "gelu", projection_dim=c.dim)
-    about: dict = dict(model_type="clip", architectures=["CLIPModel"])
-    about |= dict(vision_config=dict(act), text_config=dict(act), licence=plan.options["licence"])
-    _fill(about, c, _HF_SIZES)
-    side = dict(height=c.image_size, width=c.image_size)
-    pictures = dict(
-        image_processor_type="CLIPImageProcessor",
-        do_resize=True,
-        size=side if pixels.resize == "squash" else dict(shortest_edge=c.image_size),
-        resample=image_preprocess.BICUBIC,
-        do_center_crop=True,
-        crop_size=side,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(pixels.mean),
-        image_std=list(pixels.std),
-        do_convert_rgb=True,
-    )
-    return {CONFIG_FILES["hf_clip"]: about, PREPROCESSOR: pictures}
-
-
-def _fill(stated: dict, config: clip.ClipConfig, names) -> None:
-    for block, name, field in names:
-        (stated[block] if block else stated)[name] = getattr(config, field)

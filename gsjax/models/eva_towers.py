@@ -24,6 +24,7 @@ import numpy as np
 from gsjax.models import (
     bpe,
     clip,
+    clip_configs,
     clip_towers,
     eva,
     eva_presets,
@@ -35,7 +36,7 @@ from gsjax.models import (
 )
 
 DEFAULTS = dict(clip_towers.DEFAULTS, stream="no")
-_CONFIG_FILE = clip_towers.CONFIG_FILES["openclip"]
+_CONFIG_FILE = clip_configs.CONFIG_FILES["openclip"]
 _STREAM_BATCH = 1024  # pictures a pass over the file; 0.9 GB of tokens of E-14 in bfloat16
 
 
@@ -147,7 +148,7 @@ def check(
     check_image(path, state_dict, plan.config)
     convert_text(path, clip_towers.blank(state_dict), plan.config)
     about = dict(model_cfg=plan.model_cfg) if plan.model_cfg else {}
-    about |= dict(preprocess_cfg=clip_towers.preprocess_cfg(plan.pixels))
+    about |= dict(preprocess_cfg=clip_configs.preprocess_cfg(plan.pixels))
     about |= dict(licence=plan.options["licence"])
     return towers.Checked(
         name=plan.arch,
@@ -170,7 +171,7 @@ def _plan(path: str, state_dict: Mapping, options: Mapping[str, str]) -> _Plan:
     arch, config = architecture(path, state_dict, filled["arch"])
     clip_towers.check_vocabulary(path, config.text.vocabulary)
     pixels, licence, model_cfg = clip_towers.default_pixels(filled), "", {}
-    stated = clip_towers.beside(
+    stated = clip_configs.beside(
         path, _CONFIG_FILE, lambda text: _from_file(text, config, pixels), eva_presets.PRESETS
     )
     if stated is not None:
@@ -182,7 +183,7 @@ def _plan(path: str, state_dict: Mapping, options: Mapping[str, str]) -> _Plan:
 def _from_file(text: Mapping, config: eva_presets.EvaClipConfig, pixels: image_preprocess.Pixels):
     """(pixels, licence, model_cfg) of open_clip_config.json; it may leave out ``model_cfg``."""
     model = text.get("model_cfg") or {}
-    clip_towers.check_openclip_sizes(model, vars(config.text))
+    clip_configs.check_openclip_sizes(model, vars(config.text))
     image = model.get("vision_cfg") or {}
     tower = image.get("timm_model_name") or image.get("eva_model_name") or ""
     if image and not tower.lower().startswith("eva"):
@@ -191,7 +192,7 @@ def _from_file(text: Mapping, config: eva_presets.EvaClipConfig, pixels: image_p
         raise ValueError("quick_gelu; the text towers of EVA-CLIP have plain GELU")
     stated = text.get("preprocess_cfg") or {}
     pixels = image_preprocess.openclip_pixels(stated, config.image.image_size, pixels)
-    return pixels, clip_towers.stated_licence(text), model
+    return pixels, clip_configs.stated_licence(text), model
 
 
 class _Layers(Mapping):

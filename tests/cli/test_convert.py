@@ -237,6 +237,19 @@ def test_a_number_beyond_the_type_leaves_nothing_behind(tmp_path, capsys):
     assert not out.parent.exists()
 
 
+def test_a_type_that_safetensors_lacks_is_refused_before_anything_is_written(
+    tmp_path, capsys, monkeypatch
+):
+    source = _clip_folder(tmp_path / "in", "openclip")
+    arrays = weights.read_state_dict(source)
+    arrays["visual.proj"] = arrays["visual.proj"].astype(np.complex64)
+    monkeypatch.setattr(weights, "open_state_dict", lambda path: arrays)
+    out = tmp_path / "out/clip.safetensors"
+    status, text, err = _convert(capsys, "openclip", source, "--out", out)
+    assert status == 2 and text == "" and not out.parent.exists()
+    assert "--out: safetensors has no type for ['complex64']; choose --dtype float32" in err
+
+
 def test_nothing_is_written_without_a_target(tmp_path, capsys):
     source = _file(tmp_path, uni3d_case.state_dict(**CASE))
     status, text, _ = _convert(capsys, "uni3d", source, "--heads", 2)

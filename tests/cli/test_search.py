@@ -348,6 +348,23 @@ def test_bad_queries_are_named(gallery, extra, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_bad_queries_are_refused_before_a_folder_is_embedded(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(embed, "_open", lambda *a: pytest.fail("the run was opened"))
+    for query, message in (
+        (["--text", "  "], "--text: expected a sentence, found nothing"),
+        (["--text=\t\n"], "--text: expected a sentence, found nothing"),
+        (["--image", str(tmp_path / "none.png")], f"--image: there is no file {tmp_path}/none.png"),
+        (["--image", str(folder / "notes.txt")], "notes.txt is no picture"),
+    ):
+        assert main.run(["search", str(folder), *query]) == 2
+        assert message in capsys.readouterr().err
+    for query in ("--text=", "--image="):
+        with pytest.raises(SystemExit, match="2"):
+            main.run(["search", str(folder), query])
+        assert "one of the arguments --text --image is required" in capsys.readouterr().err
+    assert not (folder / search.KEPT).exists()
+
+
 def test_files_of_another_kind_are_refused(tmp_path, folder):
     path = tmp_path / "x.npz"
     np.savez(path, names=np.array(["a"]))

@@ -124,6 +124,10 @@ def test_colours_round_trip():
 def test_wrong_degrees_are_errors():
     with pytest.raises(ValueError, match="degree: expected 0 to 4, found 5"):
         sh.num_coeffs(5)
+    for degree in (1.0, "1", None, np.float32(2)):
+        with pytest.raises(ValueError, match="degree: expected an integer, 0 to 4, found"):
+            sh.num_coeffs(degree)
+    assert sh.num_coeffs(np.int64(2)) == 9
     with pytest.raises(ValueError, match="expected 1, 4, 9, 16 or 25 SH coefficients, found 8"):
         sh.degree_of(8)
     with pytest.raises(ValueError, match=r"degree 2 needs \[\.\.\., K >= 9, D\], found \[4, 3\]"):

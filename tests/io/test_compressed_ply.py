@@ -149,6 +149,29 @@ def test_dispatch_is_by_header_for_reading_and_by_name_for_writing(tmp_path):
     np.testing.assert_allclose(packed["means"], raw.means, atol=0.004)
 
 
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_comments_do_not_say_what_a_file_is(tmp_path, newline):
+    def with_comment(data, text):
+        header, end, body = data.partition(b"end_header\n")
+        header = header.replace(b"ply\n", b"ply\ncomment " + text + b"\n", 1)
+        return (header + end).replace(b"\n", newline) + body
+
+    path, scene = tmp_path / "a.ply", _scene(300, 4)
+    compressed_ply.write(path, scene, keep_order=True)
+    path.write_bytes(with_comment(path.read_bytes(), b"before end_header come columns"))
+    assert compressed_ply.is_compressed(path)
+    np.testing.assert_allclose(formats.load_gaussians(path)["means"], scene["means"], atol=0.01)
+    ply.write(path, scene)
+    body = path.read_bytes()
+    for text in (b"once had a column packed_position", b"property uint packed_position"):
+        path.write_bytes(with_comment(body, text))
+        assert not compressed_ply.is_compressed(path)
+        np.testing.assert_array_equal(formats.load_gaussians(path)["means"], scene["means"])
+    # Nor do the data.
+    path.write_bytes(body + b"\nproperty uint packed_position\n")
+    assert not compressed_ply.is_compressed(path)
+
+
 def test_real_file_keeps_its_looks(gsjax_data, tmp_path):
     scene = formats.load_gaussians(gsjax_data / "splats" / "sh2" / "playbot_lod4.ply")
     compressed_ply.write(tmp_path / "a.compressed.ply", scene, keep_order=True)
