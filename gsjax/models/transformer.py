@@ -30,6 +30,7 @@ class TransformerConfig:
         remat: recompute each block in the backward pass.
         post_norm: norms at the end of each branch (``x += norm(branch(x))``) and not before it.
         inner_norm: a LayerNorm on the heads' joined output, before the output projection.
+        qkv_bias: whether queries and values have biases.
     """
 
     width: int
@@ -41,6 +42,7 @@ class TransformerConfig:
     remat: bool = False
     post_norm: bool = False
     inner_norm: bool = False
+    qkv_bias: bool = True
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -87,7 +89,7 @@ def rotate(x: jax.Array, rotary: tuple[jax.Array, jax.Array] | None) -> jax.Arra
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; queries and values have biases, keys have none.
+    """Multi-head self-attention; queries and values may have biases, keys have none.
 
     The projection is fused, output index ``head * head_dim + channel`` within each of q, k, v.
     """
@@ -95,24 +97,32 @@ class Attention(nn.Module):
     heads: int
     dtype: jnp.dtype = jnp.float32
     inner_norm: bool = False
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, rotary: tuple[jax.Array, jax.Array] | None = None
+        self,
+        x: jax.Array,
+        rotary: tuple[jax.Array, jax.Array] | None = None,
+        mask: jax.Array | None = None,
     ) -> jax.Array:
-        """x: [B, T, D], rotary: tables of :func:`rotate` -> [B, T, D]."""
+        """x: [B, T, D], rotary: tables of :func:`rotate`, mask: bool [B, T] of keys -> [B, T, D]."""
         batch, tokens, width = x.shape
         head_dim = width // self.heads
         kernel = self.param("qkv_kernel", nn.linear.default_kernel_init, (width, 3 * width))
-        q_bias = self.param("q_bias", nn.initializers.zeros, (width,))
-        v_bias = self.param("v_bias", nn.initializers.zeros, (width,))
-        bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+        bias = jnp.zeros(3 * width)
+        if self.qkv_bias:
+            q_bias = self.param("q_bias", nn.initializers.zeros, (width,))
+            v_bias = self.param("v_bias", nn.initializers.zeros, (width,))
+            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         qkv = (x @ kernel + bias).reshape(batch, tokens, 3, self.heads, head_dim)
         q, k, v = (qkv[:, :, i] for i in range(3))
         q, k = rotate(q, rotary), rotate(k, rotary)
         wide = jnp.promote_types(x.dtype, jnp.float32)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+        if mask is not None:
+            logits = jnp.where(mask[:, None, None], logits, jnp.finfo(wide).min)
         probs = jax.nn.softmax(logits * head_dim**-0.5, -1).astype(v.dtype)
         out = jnp.einsum("bhqk,bkhd->bqhd", probs, v).reshape(batch, tokens, width)
         if self.inner_norm:
@@ -156,17 +166,23 @@ class Block(nn.Module):
         x: jax.Array,
         draws: jax.Array | None = None,
         rotary: tuple[jax.Array, jax.Array] | None = None,
+        mask: jax.Array | None = None,
     ) -> jax.Array:
-        """x: [B, T, D], draws: [B, 2] or None, rotary: of :func:`rotate` -> [B, T, D]."""
+        """x: [B, T, D], draws: [B, 2] or None, rotary: of :func:`rotate` -> [B, T, D].
+
+        Tokens whose ``mask`` [B, T] is False are attended to by none.
+        """
         config = self.config
         first, second = (None, None) if draws is None else (draws[:, 0], draws[:, 1])
         norm1, norm2 = (layer_norm(name, self.dtype) for name in ("norm1", "norm2"))
-        attention = Attention(config.heads, self.dtype, config.inner_norm, name="attn")
+        attention = Attention(
+            config.heads, self.dtype, config.inner_norm, config.qkv_bias, name="attn"
+        )
         mlp = Mlp(config.hidden, config.mlp, self.dtype, name="mlp")
         if config.post_norm:
-            x = x + drop_path(norm1(attention(x, rotary)), self.rate, first)
+            x = x + drop_path(norm1(attention(x, rotary, mask)), self.rate, first)
             return x + drop_path(norm2(mlp(x)), self.rate, second)
-        x = x + drop_path(attention(norm1(x), rotary), self.rate, first)
+        x = x + drop_path(attention(norm1(x), rotary, mask), self.rate, first)
         return x + drop_path(mlp(norm2(x)), self.rate, second)
 
 

@@ -1,0 +1,1 @@
+"""Point-cloud backbones behind one interface; see ``backbones.base``."""

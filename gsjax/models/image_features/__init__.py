@@ -1,0 +1,1 @@
+"""Frozen image encoders: pictures to feature maps, one file a kind."""
