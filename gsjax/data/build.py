@@ -47,6 +47,7 @@ class Plan:
             ``captions``, ``colored``, ``gaussians`` (what is stored) and, where more is to be
             seen than stored, ``picture`` (what is rendered).
         views, view_size: pictures of each object.
+        alpha: whether pictures keep their transparency; else they are on white.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Plan:
     objects: Callable[[str], Iterator[dict]]
     views: int
     view_size: int
+    alpha: bool = False
 
 
 class GaussianObjects(tfds.core.GeneratorBasedBuilder):
@@ -123,7 +125,7 @@ class GaussianObjects(tfds.core.GeneratorBasedBuilder):
 
 def _with_views(plan: Plan, split: str) -> Iterator[dict]:
     """Records of a split but for their number; rendering runs ahead of writing."""
-    renderer = render.Renderer(plan.views, plan.view_size)
+    renderer = render.Renderer(plan.views, plan.view_size, plan.alpha)
     waiting: collections.deque = collections.deque()
 
     def finish():

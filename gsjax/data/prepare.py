@@ -31,6 +31,7 @@ DEFAULTS = dict(
     stored_gaussians=0,  # in a record; 0 = twice as many (procedural: as many), to draw from
     views=8,
     view_size=64,
+    alpha=False,  # pictures keep their transparency (PNG of four channels); else they are on white
     seed=0,
     split="v2",  # objects_cc0 only: 'v2' (group-disjoint) or 'shipped'
     limit=0,  # objects_cc0 and collections: objects a side at most; 0 = all
@@ -82,6 +83,8 @@ def plan(data_config):
         "view_size": int(s["view_size"]),
         "ordered": int(s["num_gaussians"]),  # rows in farthest-point order
         "render_version": RENDER_VERSION,
+        # absent where off: sets from before the option stay what they are
+        **({"alpha": True} if s["alpha"] else {}),
         **fields.pop("identity"),
     }
     return build.Plan(
@@ -89,6 +92,7 @@ def plan(data_config):
         identity=identity,
         views=int(s["views"]),
         view_size=int(s["view_size"]),
+        alpha=bool(s["alpha"]),
         **fields,
     )
 
@@ -276,6 +280,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _flag(text: str) -> bool:
+    """'true' or 'false'."""
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
+    return known[text.lower()]
+
+
 def main() -> None:
     """Command line: prepares a set and prints its folder."""
     from gsjax import runtime
@@ -283,7 +295,7 @@ def main() -> None:
     runtime.configure_environment()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in DEFAULTS.items():
-        kind = _names if isinstance(default, tuple) else type(default)
+        kind = {tuple: _names, bool: _flag}.get(type(default), type(default))
         parser.add_argument(f"--{name}", type=kind, default=default)
     made = ensure(vars(parser.parse_args()))
     meta = store.read_meta(made)

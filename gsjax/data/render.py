@@ -64,11 +64,11 @@ def view_path(num_views: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return viewmats, np.broadcast_to(K, (num_views, 3, 3)).copy()
 
 
-@functools.partial(jax.jit, static_argnames=("size", "sh_degree"))
-def _render(scenes, viewmats, Ks, size, sh_degree):
-    """uint8 [B, V, size, size, 3] on white."""
+@functools.partial(jax.jit, static_argnames=("size", "sh_degree", "alpha"))
+def _render(scenes, viewmats, Ks, size, sh_degree, alpha):
+    """uint8 [B, V, size, size, 3] on white; with ``alpha`` [B, V, size, size, 4], straight colours."""
     batch, views = len(scenes["means"]), len(viewmats)
-    image, _, _ = api.rasterize(
+    image, opacity, _ = api.rasterize(
         scenes["means"],
         scenes["quats"],
         jnp.exp(scenes["log_scales"]),
@@ -79,8 +79,10 @@ def _render(scenes, viewmats, Ks, size, sh_degree):
         size,
         size,
         sh_degree=sh_degree,
-        backgrounds=jnp.ones((batch, views, 3), viewmats.dtype),
+        backgrounds=jnp.full((batch, views, 3), 0.0 if alpha else 1.0, viewmats.dtype),
     )
+    if alpha:  # premultiplied on black -> straight, as PNG has it
+        image = jnp.concatenate([image / jnp.maximum(opacity, 1 / 255), opacity], -1)
     return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
 
 
@@ -98,11 +100,12 @@ class Renderer:
     """Renders objects in batches of one shape each, on two threads.
 
     Objects are brought to unit radius first, so that one near plane suits all; the cameras handed
-    back look at the object in its own units.
+    back look at the object in its own units. Pictures are on white, or with ``alpha`` have a fourth
+    channel.
     """
 
-    def __init__(self, num_views: int, size: int):
-        self.size = size
+    def __init__(self, num_views: int, size: int, alpha: bool = False):
+        self.size, self.alpha = size, alpha
         self._viewmats, self._Ks = view_path(num_views, size)
         self._batch = max(1, _IMAGES_A_CALL // num_views)
         self._pool = concurrent.futures.ThreadPoolExecutor(2)
@@ -131,7 +134,9 @@ class Renderer:
         rows = [_scene(g, s, count, degree) for g, s in zip(objects, spheres)]
         rows += [rows[-1]] * (self._batch - len(rows))
         scenes = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        images = np.asarray(_render(scenes, self._viewmats, self._Ks, self.size, degree))
+        images = np.asarray(
+            _render(scenes, self._viewmats, self._Ks, self.size, degree, self.alpha)
+        )
         return [self._view(images[i], *sphere) for i, sphere in enumerate(spheres)]
 
     def _view(self, images: np.ndarray, centre: np.ndarray, radius: float) -> View:

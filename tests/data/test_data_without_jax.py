@@ -15,8 +15,11 @@ class Refuse:
             raise ImportError(f"{name} is not allowed here")
 
 sys.meta_path.insert(0, Refuse())
-from gsjax.data import embeddings, examples, features, folder, grammar, loader, objects_cc0
-from gsjax.data import prepare, procedural, store, transforms, twins
+from gsjax.data import clouds, embeddings, examples, features, folder, grammar, hololens_room
+from gsjax.data import label_splits, loader, objects_cc0, point_examples, prepare, procedural
+from gsjax.data import scannet, scene_sets, scene_store, scene_windows, scenes, shapenet_renders
+from gsjax.data import store, transforms, twins, view_examples
+from gsjax.data.rooms import source as rooms
 
 procedural.generate(0, seed=0, num_gaussians=32)
 source = store.open_split(sys.argv[1], "train")
