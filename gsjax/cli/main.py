@@ -9,7 +9,8 @@ from gsjax.version import __version__
 
 # Subcommand -> module under gsjax.cli exporting HELP, add_arguments(parser) and run(args).
 COMMANDS = (
-    *("convert", "embed", "fit", "fit-objects", "info", "render", "search", "study", "view"),
+    *("convert", "embed", "export-backbone", "fit", "fit-objects", "info", "render", "search"),
+    *("study", "view"),
 )
 # Other errors of the system (a full disk, a lost connection) are no fault of the arguments.
 _PATHS_AT_FAULT = (

@@ -45,7 +45,7 @@ def collect(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     ):
-        found = _to_host(predict(variables, put_batch(batch)))
+        found = to_host(predict(variables, put_batch(batch)))
         keep = found["valid"].astype(bool)
         parts.append({name: x[keep] for name, x in found.items() if name != "valid"})
     found = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
@@ -59,7 +59,8 @@ def collect(
     return found
 
 
-def _to_host(outputs):
+def to_host(outputs):
+    """Arrays of a batch as NumPy's, those of all processes."""
     if jax.process_count() > 1:
         outputs = multihost_utils.process_allgather(outputs, tiled=True)
     return jax.tree.map(np.asarray, outputs)

@@ -26,6 +26,7 @@ from gsjax.train import (
     prefetch,
     procedure,
     sharding,
+    transfer,
     warm_start,
 )
 from gsjax.train import logging as logs
@@ -161,6 +162,11 @@ def _start(setup: _Setup, checkpoints):
         logging.info("%d arrays from %s", len(loaded), setup.config.init_from)
         if source.missing:
             logging.warning("initialised instead of loaded: %s", ", ".join(source.missing))
+
+    if backbone := setup.config.get("init_backbone", ""):
+        abstract = _abstract_variables(setup)
+        loaded |= transfer.backbone_arrays(abstract, backbone, setup.config.model)
+        logging.info("backbone from %s", backbone)
 
     def init(key, loaded):
         fresh = setup.system.init(key)

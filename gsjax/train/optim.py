@@ -140,16 +140,22 @@ def layer_scales(params, pattern: str, decay: float):
 
 
 def make_schedule(config, num_steps: int) -> Schedule:
-    """Linear warm-up ((step + 1) / warmup), then cosine to ``final_scale`` or constant.
+    """Linear warm-up ((step + 1) / warmup), then cosine to ``final_scale``, constant, or steps.
 
-    ``config.warmup`` below 1 is a share of ``num_steps``, from 1 on a number of steps.
+    'steps' multiplies by ``config.step_factor`` every ``config.step_every`` steps. ``config.warmup`` below 1 is a share of ``num_steps``, from 1 on a number of steps.
 
     Raises:
-        ValueError: unknown schedule, negative warm-up.
+        ValueError: unknown schedule, negative warm-up, steps without their two numbers.
     """
-    if config.schedule not in ("cosine", "constant"):
+    if config.schedule not in ("cosine", "constant", "steps"):
         raise ValueError(
-            f"optim.schedule: unknown schedule {config.schedule!r}; known: cosine, constant"
+            f"optim.schedule: unknown schedule {config.schedule!r}; known: cosine, constant, steps"
+        )
+    every, factor = config.get("step_every", 0), config.get("step_factor", 0.0)
+    if config.schedule == "steps" and not (every >= 1 and factor > 0):
+        raise ValueError(
+            "optim.schedule='steps': expected optim.step_every >= 1 and optim.step_factor > 0, found "
+            f"{every} and {factor}"
         )
     if config.warmup < 0:
         raise ValueError(f"optim.warmup: expected >= 0, found {config.warmup}")
@@ -162,6 +168,8 @@ def make_schedule(config, num_steps: int) -> Schedule:
             1 + jnp.cos(jnp.pi * share)
         )
         after = decayed if config.schedule == "cosine" else 1.0
+        if config.schedule == "steps":
+            after = factor ** jnp.floor(step / every)
         return config.lr * jnp.where(step < warmup, (step + 1) / max(warmup, 1), after)
 
     return schedule

@@ -1,0 +1,1 @@
+"""A small autoencoder of pictures, trained here on renders."""

@@ -1,0 +1,129 @@
+"""Tasks on points as a system: wires data, a backbone with a head, and the loss."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gsjax.core import turns
+from gsjax.models.backbones import base as backbones
+from gsjax.systems import base
+from gsjax.systems.point_tasks import data, losses, model
+
+_SCALES = (0.8, 1.25)
+
+
+def build(config) -> base.System:
+    """The system that a config describes. Prepares its data set if absent.
+
+    Raises:
+        ValueError: an option is unknown or does not go with the others.
+    """
+    source = data.load(config)
+    module = _module(config, len(source.class_names))
+    spec = data.batch_spec(config)
+    rules = (base.ParamRule(r"^backbone/", lr_scale=0.0),) if config.model.frozen else ()
+    return base.System(
+        name="point_tasks",
+        batch_spec=spec,
+        init=functools.partial(_init, module, config, spec),
+        loss=functools.partial(_loss, module, config),
+        predict_fns=dict(
+            labels=functools.partial(_labels, module, config),
+            embed=functools.partial(_embed, module, config),
+        ),
+        train_data=source.train,
+        eval_data=source.evaluate,
+        param_rules=rules,
+        info=dict(
+            task=config.task,
+            class_names=list(source.class_names),
+            categories=list(source.categories),
+            num_fit=source.num_fit,
+        ),
+    )
+
+
+def _module(config, classes: int):
+    m = config.model
+    changes = {name: backbones.plain(value) for name, value in m.backbone_changes.items()}
+    backbone = backbones.build(
+        m.backbone, m.backbone_size, dtype=jnp.dtype(m.dtype),
+        channels=backbones.num_channels(m.features), **changes,
+    )  # fmt: skip
+    kind = model.ObjectClassifier if config.task == "classify" else model.PointLabeller
+    return kind(backbone, classes, tuple(m.hidden), m.dropout, m.frozen)
+
+
+def _points(config, batch, keys=None) -> backbones.PointBatch:
+    """What the backbone reads; turned and scaled where ``keys`` [B] are given."""
+    xyz = batch["xyz"]
+    if keys is not None and config.data.augment:
+        rotmats = turns.draw_rotations(keys)
+        draws = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1), (1, 3)))(keys)
+        low, high = _SCALES
+        xyz = jnp.einsum("bij,bnj->bni", rotmats, xyz, precision="highest")
+        xyz = xyz * (low + (high - low) * draws)
+    return backbones.with_features(
+        xyz, batch["mask"], config.model.features, rgb=batch["rgb"], normal=batch.get("normal")
+    )
+
+
+def _init(module, config, spec, rng):
+    example = {name: jnp.zeros((1, *s.shape), s.dtype) for name, s in spec.items()}
+    example["mask"] = jnp.ones_like(example["mask"])
+    return module.init(rng, _points(config, example))
+
+
+def _targets(config, batch):
+    """Labels, and which of them count."""
+    if config.task == "classify":
+        return batch["category"], batch["valid"]
+    return batch["parts"], batch["valid"][:, None] & batch["mask"] & (batch["parts"] > 0)
+
+
+def _loss(module, config, variables, batch, rng, train):
+    """(loss, metrics, new collections); see ``base.System``."""
+    new = {}
+    if train:
+        keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(batch["index"])
+        turned = jax.vmap(lambda k: jax.random.fold_in(k, 1 << 20))(keys)
+        logits, new = module.apply(
+            variables, _points(config, batch, turned), train=True, keys=keys,
+            mutable=["batch_stats"],
+        )  # fmt: skip
+    else:
+        logits = module.apply(variables, _points(config, batch))
+    labels, counted = _targets(config, batch)
+    loss, accuracy = losses.cross_entropy(logits, labels, counted, config.loss.smoothing)
+    return loss, dict(accuracy=100 * accuracy), new
+
+
+def _labels(module, config, variables, batch):
+    """Predicted and true label of every object, or of every point; -1 where there is none."""
+    logits = module.apply(variables, _points(config, batch))
+    if config.task == "parts":
+        logits = logits.at[..., 0].set(-jnp.inf)  # 'no label' is no answer
+    labels, counted = _targets(config, batch)
+    return dict(
+        predicted=jnp.argmax(logits, -1).astype(jnp.int32),
+        label=jnp.where(counted, labels, -1),
+        category=batch["category"],
+        index=batch["index"],
+        valid=batch["valid"],
+    )
+
+
+def _embed(module, config, variables, batch):
+    """Pooled features of the backbone [B, D]."""
+    collections = {
+        name: value["backbone"] for name, value in variables.items() if "backbone" in value
+    }
+    backbone = module.backbone.clone(name=None, parent=None)
+    found = backbone.apply(collections, _points(config, batch))
+    return dict(
+        gaussian=found.pooled,
+        category=batch["category"],
+        index=batch["index"],
+        valid=batch["valid"],
+    )
