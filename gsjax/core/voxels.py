@@ -225,16 +225,18 @@ def mean(values: jax.Array, ids: jax.Array, capacity: int) -> jax.Array:
 def maximum(values: jax.Array, ids: jax.Array, capacity: int) -> jax.Array:
     """Maximum of the points in each voxel; arguments as :func:`mean`.
 
-    The gradient of a voxel goes to the points that attain the maximum, in equal shares.
+    The gradient of a voxel goes to the points that attain the maximum (to a few roundings: compilers may
+    compute values twice, not always alike), in equal shares.
     """
     placed = (ids < capacity)[:, None]
     fixed = jnp.where(placed, jax.lax.stop_gradient(values), -jnp.inf)
     top = jax.ops.segment_max(fixed, ids, capacity + 1)
-    attains = placed & (fixed == top[ids])
+    nearly = top - 4 * jnp.finfo(values.dtype).eps * jnp.abs(top)
+    attains = placed & (fixed >= nearly[ids])
     shares = jax.ops.segment_sum(attains.astype(values.dtype), ids, capacity + 1)
     total = jax.ops.segment_sum(jnp.where(attains, values, 0), ids, capacity + 1)
     smooth = total[:capacity] / jnp.maximum(shares[:capacity], 1)
-    top = jnp.where(shares[:capacity] > 0, top[:capacity], 0)
+    top = jnp.where(jnp.isneginf(top[:capacity]), 0, top[:capacity])
     # Exactly the maximum in value (a mean of equal numbers may be rounded), the mean in gradient.
     return top + (smooth - jax.lax.stop_gradient(smooth))
 
