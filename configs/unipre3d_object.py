@@ -150,3 +150,4 @@ def _quick(config):
     config.train.log_every = 1
     config.train.save_every = 20
     config.optim.ema = 0.9
+    config.eval.evaluators.novel_view.baselines = False

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from gsjax.core import local_groups, point_groups
 from gsjax.core import points as queries
-from gsjax.models import masked_norm, point_layers
+from gsjax.models import masked_norm
+from gsjax.models.backbones import base
 
 SPREAD_EPS = 1e-5
 
@@ -114,7 +115,7 @@ class LocalGroup(nn.Module):
         block = nn.remat(Residual, static_argnums=(3,)) if self.remat else Residual
         for i in range(self.blocks):
             x = block(self.dtype, name=f"blocks_{i}")(x, found, train)
-        return jnp.where(valid[..., None], centers, 0.0), point_layers.row_max(x, found), valid
+        return jnp.where(valid[..., None], centers, 0.0), base.masked_max(x, found), valid
 
 
 class Carry(nn.Module):

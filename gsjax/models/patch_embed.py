@@ -83,9 +83,10 @@ class PatchEmbed(nn.Module):
         x = dense(first, "first_0")(values)
         x = nn.relu(norm("first_norm")(x, valid, train))
         x = dense(second, "first_1")(x)
-        overall = jnp.max(x, -2, keepdims=True)
+        every = jnp.ones(x.shape[:-1], bool)
+        overall = base.masked_max(x, every)[..., None, :]
         x = jnp.concatenate([jnp.broadcast_to(overall, x.shape), x], -1)
         x = dense(third, "second_0")(x)
         x = nn.relu(norm("second_norm")(x, valid, train))
-        x = jnp.max(dense(last, "second_1")(x), -2)
+        x = base.masked_max(dense(last, "second_1")(x), every)
         return jnp.where(valid, x, 0.0)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from gsjax.core import point_groups, points
 from gsjax.models import masked_norm
+from gsjax.models.backbones import base
 
 ORDERS = ("features_first", "xyz_first")
 
@@ -32,39 +33,6 @@ class Scale(NamedTuple):
     radius: float
     samples: int
     widths: tuple[int, ...]
-
-
-@jax.custom_jvp
-def row_max(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Maximum over the valid rows, 0 where there is none; its gradient goes to the first such row.
-
-    The usual gradient of a maximum asks which rows equal it. A compiler that computes the rows a
-    second time for that, and rounds otherwise, finds none, and divides by their number; here one row
-    is chosen by its index, and is found whatever the rounding.
-
-    Args:
-        x: [..., N, C].
-        mask: bool [..., N], or with axes of length 1.
-
-    Returns:
-        [..., C].
-    """
-    filled, mask = _lowered(x, mask)
-    return jnp.where(jnp.any(mask, -2), jnp.max(filled, -2), 0)
-
-
-def _lowered(x, mask):
-    mask = jnp.broadcast_to(mask, x.shape[:-1])[..., None]
-    return jnp.where(mask, x, jnp.finfo(x.dtype).min), mask
-
-
-@row_max.defjvp
-def _row_max_jvp(primals, tangents):
-    x, mask = primals
-    filled, valid = _lowered(x, mask)
-    rows = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 2)
-    chosen = valid & (rows == jnp.argmax(filled, -2, keepdims=True))
-    return row_max(x, mask), jnp.sum(jnp.where(chosen, tangents[0], 0), -2)
 
 
 def join(xyz: jax.Array, feat: jax.Array, order: str) -> jax.Array:
@@ -181,7 +149,7 @@ class BallMlp(nn.Module):
         )
         for i, width in enumerate(rest, 1):
             x = PointLayer(width, dtype=self.dtype, name=f"layers_{i}")(x, rows, train)
-        return row_max(x, rows)
+        return base.masked_max(x, rows)
 
 
 class SetAbstraction(nn.Module):
@@ -251,7 +219,7 @@ class GroupAll(nn.Module):
         x = join(jnp.where(valid, xyz - origin, 0.0), feat.astype(self.dtype), self.order)
         for i, width in enumerate(self.widths):
             x = PointLayer(width, dtype=self.dtype, name=f"layers_{i}")(x, mask, train)
-        return origin, row_max(x, mask)[:, None], jnp.any(mask, 1, keepdims=True)
+        return origin, base.masked_max(x, mask)[:, None], jnp.any(mask, 1, keepdims=True)
 
 
 class FeaturePropagation(nn.Module):

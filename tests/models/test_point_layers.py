@@ -7,6 +7,7 @@ import pytest
 
 from gsjax.core import points
 from gsjax.models import point_layers
+from gsjax.models.backbones import base
 from tests.models.backbones import suite
 
 
@@ -16,7 +17,7 @@ def test_maximum_over_rows_and_its_slopes():
     weights = jnp.asarray([[10.0, 20.0], [30.0, 40.0]])
 
     def total(x):
-        found = point_layers.row_max(x, mask)
+        found = base.masked_max(x, mask)
         return jnp.sum(found * weights), found
 
     slopes, found = jax.jit(
@@ -27,7 +28,7 @@ def test_maximum_over_rows_and_its_slopes():
 
 
 def test_of_equal_rows_the_first_has_the_slope():
-    slopes = jax.grad(lambda x: point_layers.row_max(x, jnp.ones(3, bool))[0])(jnp.ones((3, 1)))
+    slopes = jax.grad(lambda x: base.masked_max(x, jnp.ones(3, bool))[0])(jnp.ones((3, 1)))
     np.testing.assert_array_equal(slopes[:, 0], [1, 0, 0])
 
 
@@ -38,9 +39,7 @@ def test_slopes_do_not_depend_on_how_rows_are_rounded():
 
     def loss(x):
         y = jax.nn.relu((x @ w - 0.1) * 1.1 + 0.3)
-        wide = jnp.broadcast_to(
-            point_layers.row_max(y, jnp.ones((4, 24), bool))[:, None], (4, 24, 8)
-        )
+        wide = jnp.broadcast_to(base.masked_max(y, jnp.ones((4, 24), bool))[:, None], (4, 24, 8))
         return jnp.sum(jnp.square(jnp.concatenate([y, wide], -1)))
 
     quick = jax.jit(jax.grad(loss), compiler_options=suite.quick_jit_options)(x)

@@ -228,25 +228,44 @@ def clean(points: PointBatch) -> PointBatch:
     )
 
 
-def masked_max(x: jax.Array, mask: jax.Array, axis: int = -2) -> jax.Array:
-    """Maximum over the valid rows; 0 where there is none.
+@jax.custom_jvp
+def masked_max(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Maximum over the valid rows, 0 where there is none; its gradient goes to the first such row.
+
+    The usual gradient of a maximum asks which rows equal it. A compiler that computes the rows a
+    second time for that, and rounds otherwise, finds none, and divides by their number; here one row
+    is chosen by its index, and is found whatever the rounding.
 
     Args:
         x: [..., N, C].
-        mask: bool, like ``x`` without its last axis.
-        axis: of ``x``, which is reduced.
+        mask: bool [..., N], or with axes of length 1.
+
+    Returns:
+        [..., C].
     """
-    mask = jnp.broadcast_to(mask[..., None], x.shape)
-    low = jnp.finfo(x.dtype).min
-    highest = jnp.max(jnp.where(mask, x, low), axis)
-    return jnp.where(jnp.any(mask, axis), highest, 0.0)
+    filled, mask = _lowered(x, mask)
+    return jnp.where(jnp.any(mask, -2), jnp.max(filled, -2), 0)
 
 
-def masked_mean(x: jax.Array, mask: jax.Array, axis: int = -2) -> jax.Array:
+def _lowered(x, mask):
+    mask = jnp.broadcast_to(mask, x.shape[:-1])[..., None]
+    return jnp.where(mask, x, jnp.finfo(x.dtype).min), mask
+
+
+@masked_max.defjvp
+def _masked_max_jvp(primals, tangents):
+    x, mask = primals
+    filled, valid = _lowered(x, mask)
+    rows = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 2)
+    chosen = valid & (rows == jnp.argmax(filled, -2, keepdims=True))
+    return masked_max(x, mask), jnp.sum(jnp.where(chosen, tangents[0], 0), -2)
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean over the valid rows; 0 where there is none. Arguments as :func:`masked_max`."""
     weights = jnp.broadcast_to(mask[..., None], x.shape).astype(x.dtype)
-    total = jnp.sum(jnp.where(weights > 0, x, 0.0), axis)
-    return total / jnp.maximum(jnp.sum(weights, axis), 1.0)
+    total = jnp.sum(jnp.where(weights > 0, x, 0.0), -2)
+    return total / jnp.maximum(jnp.sum(weights, -2), 1.0)
 
 
 def pool(feat: jax.Array, mask: jax.Array) -> jax.Array:

@@ -101,7 +101,7 @@ class TransformNet(nn.Module):
             x = point_layers.PointLayer(
                 width, coordinates=self.coordinates and i == 0, dtype=self.dtype, name=f"points_{i}"
             )(x, mask, train)
-        x = point_layers.row_max(x, mask)
+        x = base.masked_max(x, mask)
         some = jnp.any(mask, -1)
         for i, width in enumerate(self.dense):
             x = point_layers.PointLayer(width, dtype=self.dtype, name=f"dense_{i}")(x, some, train)
@@ -162,7 +162,7 @@ class Model(nn.Module):
                     mix = self._transform("feature", width, x, mask, train)
                     x = jnp.einsum("bni,bij->bnj", x, mix.astype(x.dtype))
                 local = x
-        pooled = point_layers.row_max(x, mask)
+        pooled = base.masked_max(x, mask)
         wide = jnp.broadcast_to(pooled[:, None], x.shape)
         joined = jnp.where(mask[..., None], jnp.concatenate([local, wide], -1), 0.0)
         sites = base.Sites(xyz, joined, mask)

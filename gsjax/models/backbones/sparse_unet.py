@@ -156,7 +156,9 @@ class Model(nn.Module):
         feat = jnp.where(levels[0].mask[..., None], sites.feat, 0.0)
         feat = self._unet(feat, levels, train)
         mask = levels[0].mask
-        return base.PointFeatures(sites.xyz, feat, mask, _pool(feat, mask), sites.dropped + lost)
+        return base.PointFeatures(
+            sites.xyz, feat, mask, base.pool(feat, mask), sites.dropped + lost
+        )
 
     def _pyramid(self, sites: base.Sites):
         num, side = sites.voxels.shape[1], self.config.side or None
@@ -175,20 +177,6 @@ class Model(nn.Module):
             stage = Decoder(width, blocks, cfg, sides[at], self.dtype, name=f"decoder_{i}")
             feat = stage(feat, skips.pop(), levels[at], train)
         return feat
-
-
-def _pool(feat: jax.Array, mask: jax.Array) -> jax.Array:
-    """``base.pool``, whose maximum is taken by index.
-
-    The gradient of a maximum looks for values equal to it, and finds none (which gives infinity) where
-    the compiler computes them twice with different rounding, as happened here.
-    """
-    low = jnp.finfo(feat.dtype).min
-    at = jnp.argmax(jnp.where(mask[..., None], feat, low), 1)[:, None]
-    highest = jnp.take_along_axis(feat, at, 1)[:, 0]
-    some = jnp.any(mask, 1)[:, None]
-    mean = base.masked_mean(feat, mask)
-    return jnp.concatenate([jnp.where(some, highest, 0.0), mean], -1)
 
 
 def _norm(dtype, name: str) -> MaskedBatchNorm:

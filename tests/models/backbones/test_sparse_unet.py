@@ -24,6 +24,9 @@ TINY = sparse_unet.Config(
     decoder=(6, 5),
     decoder_blocks=(1, 1),
 )
+SHALLOW = dataclasses.replace(
+    TINY, shares=(1.0,), encoder=(6,), encoder_blocks=(1,), decoder=(5,), decoder_blocks=(1,)
+)
 POINTS = suite.cloud(0, 2, 40, 2)
 
 
@@ -47,7 +50,7 @@ def _plain():
 )
 def test_contract_of_backbones(check):
     check = functools.partial(suite.check_fuse, "sparse_unet") if check == "fuse" else check
-    check(sparse_unet.Model(TINY), POINTS)
+    check(sparse_unet.Model(SHALLOW), POINTS)
 
 
 def test_parameters_of_the_paper_preset():
@@ -98,6 +101,13 @@ def test_voxels_average_their_points():
     np.testing.assert_allclose(sites.origin, 0.0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [suite.check_padding, suite.check_batch, suite.check_gradients])
+def test_contract_over_two_levels(check):
+    check(sparse_unet.Model(TINY), POINTS)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [dict(conv="gather"), dict(conv="dense", side=16)])
 def test_ways_to_convolve_agree(changes):
     suite.assert_same(_plain(), _apply(**changes))
@@ -126,6 +136,7 @@ def test_recomputing_blocks_changes_no_gradient():
     )
 
 
+@pytest.mark.slow
 def test_what_exceeds_a_capacity_or_the_grid_is_counted():
     num = int(_plain().mask[0].sum())
     assert _plain().dropped.tolist() == [0, 0]
