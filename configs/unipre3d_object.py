@@ -1,6 +1,6 @@
 """UniPre3D (arXiv 2506.09952), object level: pre-trains a point backbone by predicting Gaussians.
 
-    python main.py --config=configs/unipre3d_object.py --workdir=DIR            # laptop, about an hour
+    python main.py --config=configs/unipre3d_object.py --workdir=DIR            # laptop size
     python main.py --config=configs/unipre3d_object.py:quick --workdir=DIR      # a minute or two
     python main.py --config=configs/unipre3d_object.py:paper --workdir=DIR \\
         --config.data.source=FOLDER_OF_PLY --config.model.image_encoder=sd_vae:FOLDER
@@ -144,7 +144,6 @@ def _quick(config):
     config.data.views = 6
     config.data.view_size = 32
     config.data.num_points = 256
-    config.model.backbone_changes = {}
     config.train.batch_size = 8
     config.train.num_steps = 40
     config.train.log_every = 1

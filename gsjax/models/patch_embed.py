@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gsjax.core import point_groups
 from gsjax.core import points as queries
 from gsjax.models import masked_norm
 from gsjax.models.backbones import base
@@ -50,7 +51,7 @@ def patches(
     if grouping not in GROUPINGS:
         raise ValueError(f"grouping: unknown {grouping!r}; known: {', '.join(GROUPINGS)}")
     xyz, feat, mask = points
-    rows = queries.farthest_point_sampling(xyz, num, mask=mask)
+    rows, is_token = point_groups.sample_centers(xyz, num, mask=mask)
     centres = queries.gather(xyz, rows[:, None])[:, 0]
     if grouping == "knn":
         near, _ = queries.knn(centres, xyz, size, mask=mask)
@@ -58,7 +59,6 @@ def patches(
         near, _ = queries.ball_query(centres, xyz, radius, size, mask=mask)
     values = queries.gather(jnp.concatenate([xyz, feat], -1), near)
     shift = jnp.pad(centres, ((0, 0), (0, 0), (0, feat.shape[-1])))
-    is_token = jnp.arange(num) < jnp.sum(mask, -1, keepdims=True)
     return Patches(values - shift[:, :, None], centres, is_token)
 
 

@@ -48,9 +48,9 @@ def test_two_devices_give_the_values_and_gradients_of_one():
     scenes, (viewmats, Ks) = _scenes(4), _cameras(4)
     function = jax.jit(jax.value_and_grad(_loss, has_aux=True))
     (value, pairs), grads = function(scenes, viewmats, Ks)
-    with jax.set_mesh(_mesh()) as mesh:
+    with jax.set_mesh(_mesh()):
         arguments = jax.device_put(
-            (scenes, viewmats, Ks), NamedSharding(mesh or _mesh(), P(("data", "fsdp")))
+            (scenes, viewmats, Ks), NamedSharding(_mesh(), P(("data", "fsdp")))
         )
         (other, other_pairs), other_grads = function(*arguments)
     np.testing.assert_allclose(value, other, rtol=1e-5)

@@ -273,6 +273,12 @@ def pool(feat: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.concatenate([masked_max(feat, mask), masked_mean(feat, mask)], -1)
 
 
+def apply_alone(backbone: nn.Module, variables, points: PointBatch) -> PointFeatures:
+    """Inference by the backbone of a larger model, which keeps its variables under ``backbone``."""
+    own = {name: value["backbone"] for name, value in variables.items() if "backbone" in value}
+    return backbone.clone(name=None, parent=None).apply(own, points)
+
+
 def uniform(keys: jax.Array | None, place: int, shape: tuple[int, ...] = ()) -> jax.Array | None:
     """Numbers in [0, 1) of each cloud for one place in a network: [B, *shape]; None without keys.
 

@@ -116,11 +116,7 @@ def _labels(module, config, variables, batch):
 
 def _embed(module, config, variables, batch):
     """Pooled features of the backbone [B, D]."""
-    collections = {
-        name: value["backbone"] for name, value in variables.items() if "backbone" in value
-    }
-    backbone = module.backbone.clone(name=None, parent=None)
-    found = backbone.apply(collections, _points(config, batch))
+    found = backbones.apply_alone(module.backbone, variables, _points(config, batch))
     return dict(
         gaussian=found.pooled,
         category=batch["category"],

@@ -1,4 +1,4 @@
-"""Object level: image features mixed into those of the points (UniPre3D, arXiv 2506.09952, section 3).
+"""Object level: image features mixed into those of the points (UniPre3D, arXiv 2506.09952).
 
 Centres are projected into the reference views; those that are seen take the image's feature there, the
 others zeros; ``relu(Linear(point feature ++ image feature))`` follows. Which ones are seen is decided by

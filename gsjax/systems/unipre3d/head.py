@@ -1,4 +1,4 @@
-"""From features to Gaussians: the two-layer head of UniPre3D (arXiv 2506.09952), section 3.
+"""From features to Gaussians: the two-layer head of UniPre3D (arXiv 2506.09952).
 
 Each token gives K Gaussians around its place. Order of a Gaussian's raw channels, as in the released
 code: offset 3, opacity 1, scale 3, rotation 4, then SH coefficients, each of 3 colours. The activations

@@ -6,6 +6,8 @@ Pictures are f32 [B, V, H, W, 3] in [0, 1]; ``valid`` bool [B] leaves padding ex
 import jax
 import jax.numpy as jnp
 
+from gsjax.metrics import rendering
+
 FOREGROUND = 4.0  # weight of the foreground to that of the background, 4 : 1
 
 
@@ -28,7 +30,7 @@ def compose(images: jax.Array, background: float) -> tuple[jax.Array, jax.Array]
     return x[..., :3] * alpha + background * (1 - alpha), alpha
 
 
-def foreground(alpha: jax.Array, threshold: float = 0.5) -> jax.Array:
+def foreground(alpha: jax.Array, threshold: float = rendering.THRESHOLD) -> jax.Array:
     """bool [..., H, W]: pixels of the object. By opacity: by colour its black parts would be lost."""
     return alpha[..., 0] > threshold
 

@@ -191,15 +191,16 @@ def _render(parts, blind, variables, batch):
     views = None if blind else _references(parts, variables, inputs)
     scene, facts = parts.module.apply(_trained(variables), inputs.points, views)
     image, alpha = model.render(scene, inputs.viewmats, inputs.Ks, inputs.size, parts.config)
-    return dict(
-        image=image, alpha=alpha, dropped=facts["dropped"], **_targets(parts, variables, batch)
-    )
+    return dict(image=image, alpha=alpha, dropped=facts["dropped"], **_shown(inputs, batch))
 
 
 def _targets(parts, variables, batch):
     """The pictures themselves, and which example they are of."""
     del variables
-    inputs = _inputs(parts, batch)
+    return _shown(_inputs(parts, batch), batch)
+
+
+def _shown(inputs: _Inputs, batch):
     return dict(
         target=inputs.images,
         target_alpha=inputs.alphas,
@@ -210,6 +211,7 @@ def _targets(parts, variables, batch):
 
 def _discs(parts, variables, batch):
     """Baseline: the input points as grey discs of fixed size."""
+    del variables
     inputs = _inputs(parts, batch)
     xyz, mask = inputs.points.xyz, inputs.points.mask
     count = jnp.maximum(jnp.sum(mask, -1), 1)[:, None, None]
@@ -228,18 +230,13 @@ def _discs(parts, variables, batch):
         sh=jnp.broadcast_to(sh.rgb_to_sh0(jnp.full(3, 0.5)), (*shape, 1, 3)),
     )
     image, alpha = model.render(scene, inputs.viewmats, inputs.Ks, inputs.size, parts.config)
-    return dict(image=image, alpha=alpha, **_targets(parts, variables, batch))
+    return dict(image=image, alpha=alpha, **_shown(inputs, batch))
 
 
 def _embed(parts, variables, batch):
     """Pooled features of the backbone alone [B, D], without any picture."""
-    inputs = _inputs(parts, batch)
-    collections = {
-        name: value["backbone"]
-        for name, value in _trained(variables).items()
-        if "backbone" in value
-    }
-    found = parts.module.backbone.clone(name=None, parent=None).apply(collections, inputs.points)
+    points = _inputs(parts, batch).points
+    found = backbones.apply_alone(parts.module.backbone, _trained(variables), points)
     return dict(
         gaussian=found.pooled,
         category=batch["category"],
