@@ -57,7 +57,7 @@ def _model(config, arg):
             fusion=arg.fusion,  # 'feature' | 'none'
             fusion_grid=16,  # cells along the z-buffer's side; C: pixels, which hides nothing
             fusion_tolerance=0.05,
-            image_encoder="random_conv",  # see gsjax.models.image_features; P: sd_vae
+            image_encoder="autoencoder",  # see gsjax.models.image_features; P: sd_vae
             head=dict(
                 hidden=128,
                 per_token=8 if arg.backbone in ("transformer", "mamba3d") else 1,

@@ -63,7 +63,7 @@ def _model(config, arg):
             fusion=arg.fusion,  # 'point' | 'none'
             fusion_pixels=65_536 if arg.paper else 4_096,  # capacity of image voxels
             fusion_union=163_840 if arg.paper else 8_192,  # capacity of all voxels
-            image_encoder="random_conv",  # see gsjax.models.image_features; P: sd_vae
+            image_encoder="autoencoder",  # see gsjax.models.image_features; P: sd_vae
             head=dict(
                 hidden=32 if arg.paper else 48,  # C
                 per_token=1,  # C

@@ -2,9 +2,12 @@
 
 A study file exports ``get_study() -> {name, runs, report, against, rows_of}``; a run is ``{arm, kind, config}`` with
 a kind of ``study_kinds``. ``report`` is a table of ``study_report``: 'figures' of each run (the default), 'arms'
-with intervals and differences to the arm ``against``, or 'few_shot' likewise. Each finished run adds one
-JSON row to ``results/<name>.jsonl``; rows that are there, or in the files of the studies ``rows_of``, are not
-run again.
+with intervals and differences to the arm ``against``, 'few_shot' likewise, 'views', 'transfer'. Each finished
+run adds one JSON row to ``results/<name>.jsonl``; rows that are there, or in the files of the studies
+``rows_of``, are not run again.
+
+A run may have ``needs``, other runs whose rows and folders it reads (weights, a chosen learning rate): they
+are run first. Those of another study say so (``study=NAME``): their rows go to that study's file.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from typing import Any, NamedTuple
 
 HELP = "run the missing runs of a study and print its table"
 
@@ -32,25 +36,70 @@ def run(args: argparse.Namespace) -> int:
     from gsjax.cli import study_report
 
     study = _load(pathlib.Path(args.file))
-    folder = pathlib.Path(args.results)
-    path = folder / f"{study['name']}.jsonl"
-    rows = read_rows(path)
-    for other in study.get("rows_of", ()):
-        rows += read_rows(folder / f"{other}.jsonl")
     wanted = [_key_of(item) for item in study["runs"]]  # before a run fills its config in
+    book = _Book(study, pathlib.Path(args.results), pathlib.Path(args.workdir))
     if not args.report:
-        for item, key in zip(study["runs"], wanted):
-            name = f"{item['arm']}/{item['config'].seed}"
-            if args.only not in name or any(_is_of(row, key, item["config"]) for row in rows):
-                continue
-            print(f"study {study['name']}: {name}", flush=True)
-            rows.append(_finish(study, item, pathlib.Path(args.workdir)))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(rows[-1], sort_keys=True) + "\n")
-    found = [row for row in rows if _key(row) in wanted]
+        for item in study["runs"]:
+            if args.only in f"{item['arm']}/{item['config'].seed}":
+                book.row(item)
+    found = [row for row in book.rows if _key(row) in wanted]
     print(study_report.TABLES[study.get("report", "figures")](found, study.get("against", "")))
     return 0
+
+
+class Needed(NamedTuple):
+    """A finished run that another reads."""
+
+    config: Any
+    folder: pathlib.Path
+    row: dict
+
+
+class _Book:
+    """The rows of a study and of those it reads; runs what is missing."""
+
+    def __init__(self, study: dict, results: pathlib.Path, workdir: pathlib.Path):
+        self._name, self._results, self._workdir = study["name"], results, workdir
+        others = sorted({item.get("study", study["name"]) for item in _all_runs(study["runs"])})
+        self._files = list(dict.fromkeys((study["name"], *study.get("rows_of", ()), *others)))
+
+    @property
+    def rows(self) -> list[dict]:
+        """Read anew: other processes may run other parts of the same study."""
+        return [row for name in self._files for row in read_rows(self._results / f"{name}.jsonl")]
+
+    def row(self, item: dict) -> dict:
+        """The row of a run, which is made if it is missing."""
+        key, name = _key_of(item), item.get("study", self._name)
+        for row in self.rows:
+            if _is_of(row, key, item["config"]):
+                return row
+        needs = [self._needed(other) for other in item.get("needs", ())]
+        print(f"study {name}: {item['arm']}/{item['config'].seed}", flush=True)
+        row = _finish(name, item, self._folder(item), needs)
+        self._results.mkdir(parents=True, exist_ok=True)
+        with (self._results / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps(row, sort_keys=True) + "\n")
+        return row
+
+    def _needed(self, item: dict) -> Needed:
+        config, folder = item["config"].copy_and_resolve_references(), self._folder(item)
+        return Needed(config, folder, self.row(item))
+
+    def _folder(self, item: dict) -> pathlib.Path:
+        arm, seed, digest = _key_of(item)
+        return self._workdir / item.get("study", self._name) / f"{_plain(arm)}-{seed}-{digest}"
+
+
+def _all_runs(runs):
+    for item in runs:
+        yield item
+        yield from _all_runs(item.get("needs", ()))
+
+
+def _plain(arm: str) -> str:
+    """An arm's name as that of a folder."""
+    return arm.replace(" ", "_").replace("/", "-")
 
 
 def read_rows(path: pathlib.Path) -> list[dict]:
@@ -125,17 +174,18 @@ def _digest(data: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def _finish(study: dict, item: dict, workdir: pathlib.Path) -> dict:
+def _finish(name: str, item: dict, folder: pathlib.Path, needs: list[Needed]) -> dict:
     """One run from start to row."""
     from gsjax.cli import study_kinds
     from gsjax.train import logging as logs
 
     began = time.monotonic()
     arm, seed, digest = _key_of(item)
-    folder = workdir / study["name"] / f"{arm.replace(' ', '_')}-{seed}-{digest}"
-    metrics, outcomes = study_kinds.KINDS[item["kind"]](item["config"], folder)
+    more = dict(needs=needs) if needs else {}
+    config = item["config"].copy_and_resolve_references()
+    metrics, outcomes = study_kinds.KINDS[item["kind"]](config, folder, **more)
     return dict(
-        study=study["name"],
+        study=name,
         arm=arm,
         seed=seed,
         config_hash=digest,

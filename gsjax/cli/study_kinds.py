@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from gsjax.cli import transfer_kinds
+
 NEAREST_POINTS = 512  # farthest-point subset that the Chamfer baselines compare
 
 
@@ -110,4 +112,5 @@ KINDS = dict(
     few_shot_nearest=_few_shot_nearest,
     fit=_fit,
     fit_objects=_fit_objects,
+    **transfer_kinds.KINDS,
 )

@@ -38,6 +38,23 @@ def nearest_labels(
     return np.asarray(train_labels)[_distances(test_points, train_points).argmin(-1)]
 
 
+def labels_of_points(points: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Label of the nearest point of another object, for every point of some objects.
+
+    Args:
+        points: [Q, P, 3], one object for each that is asked about; labels: int [Q, P].
+        queries: [Q, N, 3]; both are brought to the unit ball here.
+
+    Returns:
+        int [Q, N].
+    """
+    found = []
+    for known, label, asked in zip(unit_ball(points), labels, unit_ball(queries), strict=True):
+        squared = np.square(asked[:, None] - known[None]).sum(-1)
+        found.append(label[squared.argmin(-1)])
+    return np.asarray(found)
+
+
 def few_shot(
     trials: episodes.Episodes,
     points: Mapping[str, np.ndarray],

@@ -79,6 +79,44 @@ def paired_difference(
     return mean_interval(first - second, groups, **options)
 
 
+def nested_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the mean difference ``first - second`` when both runs and objects are samples.
+
+    Each resample draws runs, pairs of rows, and within each of them objects, the same for both sides:
+    the paired bootstrap over objects nested in training seeds.
+
+    Args:
+        first, second: [S, n], rows are runs that share a seed, columns objects.
+        level, resamples, seed: as in :func:`mean_interval`.
+
+    Raises:
+        ValueError: shapes that differ or are empty.
+    """
+    first, second = (np.atleast_2d(np.asarray(x, np.float64)) for x in (first, second))
+    if first.shape != second.shape or not first.size:
+        raise ValueError(
+            f"first, second: found shapes {first.shape} and {second.shape}; expected the same runs "
+            "and objects, at least one of each"
+        )
+    difference = first - second
+    runs, objects = difference.shape
+    rng = np.random.default_rng(seed)
+    stats = np.empty(resamples)
+    for r in range(resamples):
+        drawn = difference[rng.integers(0, runs, runs)]
+        columns = rng.integers(0, objects, (runs, objects))
+        stats[r] = np.take_along_axis(drawn, columns, 1).mean()
+    low, high = np.quantile(stats, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(difference.mean()), float(low), float(high))
+
+
 def _statistic(values, groups):
     if groups is None:
         return float(values.mean())

@@ -85,8 +85,29 @@ class PatchEmbed(nn.Module):
         x = dense(second, "first_1")(x)
         every = jnp.ones(x.shape[:-1], bool)
         overall = base.masked_max(x, every)[..., None, :]
-        x = jnp.concatenate([jnp.broadcast_to(overall, x.shape), x], -1)
-        x = dense(third, "second_0")(x)
+        x = JoinedDense(third, self.dtype, name="second_0")(overall, x)
         x = nn.relu(norm("second_norm")(x, valid, train))
         x = base.masked_max(dense(last, "second_1")(x), every)
         return jnp.where(valid, x, 0.0)
+
+
+class JoinedDense(nn.Module):
+    """``nn.Dense`` of two joined arrays, the first the same along an axis; that part is computed once.
+
+    Attributes:
+        features: width of the result.
+        dtype: what it computes in.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, shared: jax.Array, each: jax.Array) -> jax.Array:
+        """shared: [..., 1, A], each: [..., n, C] -> [..., n, features]; kernel [A + C, features]."""
+        split = shared.shape[-1]
+        shape = (split + each.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        shared, each = shared.astype(self.dtype), each.astype(self.dtype)
+        return each @ kernel[split:] + (shared @ kernel[:split] + bias)
