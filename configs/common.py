@@ -102,7 +102,7 @@ def optim_block() -> ml_collections.ConfigDict:
             final_scale=0.0,  # cosine ends at final_scale * lr
             layer_decay=1.0,  # learning rate of block j of d is scaled by layer_decay ** (d - j)
             layer_pattern="",  # regex whose one group is j; '' = the system's rules carry it
-            ema=0.0,  # decay of the averaged copy that is evaluated; 0 = off
+            ema=0.0,  # decay, reached by a ramp, of the averaged copy that is evaluated; 0 = off
             rules=(),  # ((regex, lr_scale, decay), ...): lr_scale 0 freezes
         )
     )

@@ -83,7 +83,7 @@ def update(
         batch: {field: [B, ...]}.
         key: of the whole run; the step's own is ``fold_in(key, state.step)``.
         parts: pieces of gradient accumulation.
-        ema: decay of the averaged parameters, if the state has any.
+        ema: decay of the averaged parameters, if the state has any; see :func:`ema_decay`.
         mesh: for the layout of the pieces.
 
     Returns:
@@ -99,7 +99,8 @@ def update(
     params = system.project_params(params)
     averaged = state.ema
     if averaged is not None:
-        averaged = jax.tree.map(lambda a, p: a * ema + p * (1 - ema), averaged, params)
+        keep = ema_decay(ema, state.step)
+        averaged = jax.tree.map(lambda a, p: a * keep + p * (1 - keep), averaged, params)
 
     def choose(new, old):
         return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
@@ -116,6 +117,15 @@ def update(
     report = dict(loss=loss, grad_norm=norm, lr=lr)
     report |= dict(bad_run=new_state.bad_run, bad_total=new_state.bad_total)
     return new_state, {**metrics, **report}
+
+
+def ema_decay(limit: float, step: jax.Array) -> jax.Array:
+    """Decay of the averaged parameters at a step: (1 + step) / (10 + step) until it reaches ``limit``.
+
+    With the limit from the start, a short run's average would be made of its random first weights:
+    after n steps a share of limit^n is left of them (the ramp is that of TensorFlow's moving averages).
+    """
+    return jnp.minimum(limit, (1.0 + step) / (10.0 + step))
 
 
 def compile_step(

@@ -144,9 +144,16 @@ def test_the_guard_stops_after_k_in_a_row():
 def test_averaged_parameters_follow_the_parameters():
     state, _, _ = train(1, ema=0.75)
     start = tiny.build().init(KEY)["params"]["head"]["kernel"]
-    expected = 0.75 * start + 0.25 * state.params["head"]["kernel"]
+    expected = 0.1 * start + 0.9 * state.params["head"]["kernel"]  # the first step of the ramp
     np.testing.assert_allclose(state.ema["head"]["kernel"], expected, rtol=1e-5)
     assert state.variables()["params"] is state.ema
+
+
+def test_averages_forget_the_first_parameters_and_reach_their_decay():
+    decays = np.asarray([step_lib.ema_decay(0.999, t) for t in range(1500)])
+    assert decays[0] == np.float32(0.1) and np.all(np.diff(decays) >= 0)
+    assert np.prod(decays) < 1e-9 < 0.999**1500  # what is left of the first parameters
+    assert step_lib.ema_decay(0.999, 10_000) == np.float32(0.999)
 
 
 def test_project_params_holds_after_every_update():
