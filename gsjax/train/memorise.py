@@ -47,13 +47,17 @@ def run(config, steps: int, batch_size: int) -> dict[str, float]:
     source = system.train_data()
     batch = [source[i] for i in range(min(batch_size, len(source)))]
     stacked = {name: np.stack([example[name] for example in batch]) for name in system.batch_spec}
-    variables = jax.jit(system.init)(jax.random.key(config.seed))
-    optimizer = optim.build(config.optim, steps, variables["params"], system.param_rules)
+    key = jax.random.key(config.seed)
+    shapes = jax.eval_shape(system.init, key)
+    optimizer = optim.build(config.optim, steps, shapes["params"], system.param_rules)
+
+    def create(key):
+        return state_lib.create(system.init(key), optimizer, ema=False)
+
     mesh = sharding.make_mesh(1)
     with jax.set_mesh(mesh):
-        state = state_lib.create(variables, optimizer, ema=False)
-        shardings = sharding.of_state(mesh, state)
-        state = jax.device_put(state, shardings)
+        shardings = sharding.of_state(mesh, jax.eval_shape(create, key))
+        state = jax.jit(create, out_shardings=shardings)(key)
         compiled = step_lib.compile_step(system, optimizer, mesh, shardings)
         key = jax.random.key(config.seed + 1)
         state, metrics = compiled(state, stacked, key)
