@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", default="results", help="folder of the JSON rows")
     parser.add_argument("--only", default="", help="only runs whose 'arm/seed' contains this")
     parser.add_argument("--report", action="store_true", help="run nothing, print the table")
+    parser.add_argument("--plot", default="", metavar="FILE", help="also draw a 'transfer' study")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,8 +44,19 @@ def run(args: argparse.Namespace) -> int:
             if args.only in f"{item['arm']}/{item['config'].seed}":
                 book.row(item)
     found = [row for row in book.rows if _key(row) in wanted]
-    print(study_report.TABLES[study.get("report", "figures")](found, study.get("against", "")))
+    kind = study.get("report", "figures")
+    print(study_report.TABLES[kind](found, study.get("against", "")))
+    if args.plot:
+        _plot(kind, found, args.plot)
     return 0
+
+
+def _plot(kind: str, rows: list[dict], path: str) -> None:
+    from gsjax.cli import study_plot
+
+    if kind != "transfer":
+        raise ValueError(f"--plot: expected a study whose report is 'transfer', found {kind!r}")
+    study_plot.transfer(rows, path)
 
 
 class Needed(NamedTuple):

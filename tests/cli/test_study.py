@@ -69,6 +69,43 @@ def test_rows_of_other_studies_count(folder, capsys):
     assert "good (2 seeds)" in capsys.readouterr().out
 
 
+NEEDY = """
+import ml_collections
+
+def _config(seed):
+    return ml_collections.ConfigDict(dict(seed=seed, rate=1.0, data=dict(dir="", name="toy")))
+
+def get_study():
+    first = dict(arm="first/step", kind="toy", config=_config(0), study="basics")
+    last = dict(arm="last", kind="reads", config=_config(1), needs=[first])
+    return dict(name="needy", runs=[last])
+"""
+
+
+def test_needed_runs_go_first_and_into_their_own_studys_file(folder, monkeypatch, capsys):
+    root, calls = folder
+    seen = []
+
+    def reads(config, workdir, needs):
+        config.rate = 7.0  # what a run fills in does not change what it is
+        seen.extend(needs)
+        return dict(value=2.0), {}
+
+    monkeypatch.setitem(study_kinds.KINDS, "reads", reads)
+    file = root / "configs" / "studies" / "needy.py"
+    file.write_text(NEEDY)
+    options = [f"--results={root / 'results'}", f"--workdir={root / 'runs'}"]
+    for _ in range(2):
+        assert main.run(["study", str(file), *options]) == 0
+    assert calls == [(1.0, 0)] and len(seen) == 1  # each was run once
+    (need,) = seen
+    assert need.row["arm"] == "first/step" and need.config.seed == 0
+    assert need.folder.parent == root / "runs" / "basics" and "/" not in need.folder.name[:5]
+    assert len(study.read_rows(root / "results" / "basics.jsonl")) == 1
+    text = capsys.readouterr().out
+    assert "last (seed 1" in text and "first" not in text.splitlines()[-1]
+
+
 def test_the_table_names_majority_and_chance(folder, capsys):
     root, _ = folder
     _run(root)

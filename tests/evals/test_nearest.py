@@ -39,3 +39,15 @@ def test_few_shot_episodes_are_answered_by_the_nearest_labelled_object():
     del points["ball2"]
     with pytest.raises(ValueError, match="1 of 6 objects .* missing, such as 'ball2'"):
         nearest.few_shot(trials, points, (2,), (1,))
+
+
+def test_points_take_the_label_of_the_nearest_point_of_the_other_object():
+    rng = np.random.default_rng(3)
+    known = _sphere(rng, 256)[None]
+    labels = (known[..., 1] > 0).astype(int)  # upper and lower half
+    asked = 4 * _sphere(rng, 200)[None] + [1.0, 2.0, 3.0]  # another place and size
+    found = nearest.labels_of_points(known, labels, asked)
+    height = asked[0, :, 1] - asked[0, :, 1].mean()
+    clear = np.abs(height) > 1.0
+    assert clear.sum() > 100
+    np.testing.assert_array_equal(found[0][clear], (height > 0).astype(int)[clear])
