@@ -21,13 +21,16 @@ def unit_sphere(means: np.ndarray) -> tuple[np.ndarray, float]:
     return centre, max(float(np.linalg.norm(means - centre, axis=-1).max()), 1e-9)
 
 
-def points_of(record: Mapping, num_points: int, rng) -> dict[str, np.ndarray]:
+def points_of(
+    record: Mapping, num_points: int, rng, *, normals: bool = False
+) -> dict[str, np.ndarray]:
     """``xyz`` f32 [N, 3] normalised, ``rgb`` f32 [N, 3] in [0, 1], ``parts`` int32 [N] and ``mask``.
 
     Args:
         record: with ``means``, ``sh0`` and ``parts``.
         num_points: N; objects with fewer are padded with zeros.
         rng: of the choice of points; None takes the first ones, a farthest-point subset.
+        normals: give ``normal`` f32 [N, 3] too, from ``normals`` of the record.
     """
     centre, radius = unit_sphere(record["means"])
     rows, mask = transforms.choose(len(record["means"]), num_points, rng=rng, short="pad")
@@ -35,6 +38,7 @@ def points_of(record: Mapping, num_points: int, rng) -> dict[str, np.ndarray]:
         xyz=((record["means"] - centre) * (RADIUS / radius)).astype(np.float32)[rows],
         rgb=np.clip(record["sh0"].astype(np.float32) * features.SH_C0 + 0.5, 0, 1)[rows],
         parts=record["parts"].astype(np.int32)[rows],
+        **(dict(normal=record["normals"].astype(np.float32)[rows]) if normals else {}),
     )
     for value in points.values():
         value[~mask] = 0
@@ -42,7 +46,13 @@ def points_of(record: Mapping, num_points: int, rng) -> dict[str, np.ndarray]:
 
 
 def point_examples(
-    records, *, num_points: int, seed: int, train: bool, rows: Sequence[int] | None = None
+    records,
+    *,
+    num_points: int,
+    seed: int,
+    train: bool,
+    rows: Sequence[int] | None = None,
+    normals: bool = False,
 ) -> grain.MapDataset:
     """Labelled clouds, in the order of ``records`` or of ``rows``.
 
@@ -51,11 +61,13 @@ def point_examples(
     on the object alone.
 
     Args:
-        records: random access to records with ``FIELDS``.
+        records: random access to records with ``FIELDS``, of a prepared set (``store``) or of clouds
+            (``labelled_clouds.Records``).
         num_points: N.
         seed: of the draws.
         train: draw at random, or once and for all.
         rows: which records; None = all.
+        normals: whether examples have ``normal``; records then need ``normals``.
     """
 
     def make(record, rng):
@@ -63,7 +75,7 @@ def point_examples(
             index=np.int32(record["index"]),
             valid=np.bool_(True),
             category=np.int32(record["category"]),
-            **points_of(record, num_points, rng),
+            **points_of(record, num_points, rng, normals=normals),
         )
 
     def fixed(record):

@@ -1,6 +1,6 @@
 """ScanNet v2 as scenes: Pointcept's preprocessed points with the raw colour, depth and pose frames.
 
-Points, one folder a scene as Pointcept's preprocessing writes them:
+Points, one folder a scene as Pointcept's preprocessing writes them, are read by ``scene_arrays``:
 ``<points_root>/<split>/<scene>/{coord,color,normal,segment20,segment200,instance}.npy``, or the older
 ``<points_root>/<split>/<scene>.pth`` (tensors only; read without running what it holds).
 Frames, as the released UniPre3D code (arXiv 2506.09952) or the ScanNet exporter lays them out:
@@ -23,19 +23,11 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from gsjax.data import clouds
+from gsjax.data import clouds, scene_arrays, scene_labels
 from gsjax.data.scenes import View
-from gsjax.io import posed_checks, torch_pickle
+from gsjax.io import posed_checks
 
-SPLITS = ("train", "val", "test")
-# Names of arrays of the .npy folders, and what the older .pth files call them.
-_ASSETS = {
-    "coord": ("coord",),
-    "color": ("color",),
-    "normal": ("normal",),
-    "segment20": ("segment20", "semantic_gt20"),
-    "segment200": ("segment200", "semantic_gt200"),
-}
+SPLITS = scene_arrays.SCANNET_SPLITS
 _HALF = 0.5  # from pixel centres at whole numbers to centres at +0.5
 _COLOR_SIZE, _DEPTH_SIZE = (1296, 968), (640, 480)  # what ScanNet's intrinsics files refer to
 
@@ -66,32 +58,21 @@ class ScanNet:
         stride: int = 1,
         names: Sequence[str] | None = None,
     ):
-        if split not in SPLITS:
-            raise ValueError(f"split: unknown {split!r}; known: {', '.join(SPLITS)}")
-        if labels not in ("segment20", "segment200"):
+        if labels not in scene_labels.SCANNET:
             raise ValueError(f"labels: expected 'segment20' or 'segment200', found {labels!r}")
         if stride < 1:
             raise ValueError(f"stride: expected 1 or more, found {stride}")
-        folder, self._frames_root = Path(points_root) / split, Path(frames_root)
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"points_root: {folder} is no folder; expected <points_root>/{split}/<scene>/coord.npy "
-                "as Pointcept's ScanNet preprocessing writes it"
-            )
-        points = {
-            p.stem if p.suffix == ".pth" else p.name: p
-            for p in sorted(folder.iterdir())
-            if p.is_dir() or p.suffix == ".pth"
-        }
-        if not points:
-            raise FileNotFoundError(
-                f"points_root: {folder} holds no scenes (folders or .pth files)"
-            )
+        points, self._frames_root = (
+            scene_arrays.scannet_paths(points_root, split),
+            Path(frames_root),
+        )
         if not self._frames_root.is_dir():
             raise FileNotFoundError(f"frames_root: {self._frames_root} is no folder")
         missing = sorted(set(names or ()) - set(points))
         if missing:
-            raise FileNotFoundError(f"names: not in {folder}: {posed_checks.first_few(missing)}")
+            raise FileNotFoundError(
+                f"names: not in {Path(points_root) / split}: {posed_checks.first_few(missing)}"
+            )
         wanted = list(points) if names is None else list(names)
         self._scenes = []
         without = []
@@ -206,8 +187,10 @@ class ScanNetScene:
         return View(image, depth_along(raw, depth_K, K, image.shape[:2]), None, viewmat, K)
 
     def cloud(self) -> clouds.Cloud:
-        """Pointcept's points; labels -1 where the split has none."""
-        return _cloud(self._path, self._labels)
+        """Pointcept's points; labels -1 where the split has none. See ``scene_arrays.read_cloud``."""
+        classes = len(scene_labels.SCANNET[self._labels])
+        reading = scene_arrays.Reading(self._labels, classes, need_labels=False)
+        return scene_arrays.read_cloud(self._path, reading)
 
 
 def frame_folder(root: Path, scene: str, kind: str) -> Path | None:
@@ -269,51 +252,3 @@ def _open(path: Path) -> Image.Image:
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path}: not a readable picture, or truncated ({error})") from error
     return image
-
-
-def _cloud(path: Path, labels: str) -> clouds.Cloud:
-    arrays = _from_pth(path) if path.suffix == ".pth" else _from_npy(path)
-    missing = [name for name in ("coord", "color", "normal") if name not in arrays]
-    if missing:
-        raise FileNotFoundError(
-            f"{path}: no {', '.join(missing)}; expected coord, color and normal as Pointcept's "
-            "preprocessing writes them (normals need --parse_normals)"
-        )
-    count = len(arrays["coord"])
-    label = arrays.get(labels)
-    label = np.full(count, clouds.NO_LABEL) if label is None else np.asarray(label).reshape(-1)
-    color = np.asarray(arrays["color"])
-    if color.dtype.kind == "f" and color.size and color.min() < 0:
-        color = (color + 1) * 127.5  # the oldest preprocessing wrote -1 to 1
-    return clouds.Cloud(
-        np.asarray(arrays["coord"], np.float32),
-        np.clip(np.rint(color), 0, 255).astype(np.uint8),
-        np.asarray(arrays["normal"], np.float32),
-        label.astype(np.int32),
-    )
-
-
-def _from_npy(folder: Path) -> dict[str, np.ndarray]:
-    arrays = {}
-    for name in _ASSETS:
-        file = folder / f"{name}.npy"
-        if file.is_file():
-            try:
-                arrays[name] = np.load(file, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise ValueError(f"{file}: unreadable or truncated array ({error})") from error
-    return arrays
-
-
-def _from_pth(path: Path) -> dict[str, np.ndarray]:
-    try:
-        found = torch_pickle.read(path)
-    except torch_pickle.TorchFileError as error:
-        raise ValueError(
-            f"{error}. Scenes saved with NumPy arrays in a .pth file would run code when read; save "
-            "them again as .npy files, one an array, in a folder of the scene's name"
-        ) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected a dict of arrays, found {type(found).__name__}")
-    known = {alias: name for name, aliases in _ASSETS.items() for alias in aliases}
-    return {known[key]: np.asarray(value) for key, value in found.items() if key in known}

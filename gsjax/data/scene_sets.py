@@ -10,17 +10,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gsjax.data import hololens_room, scannet, scene_store, scenes, store
+from gsjax.data import hololens_room, scannet, scene_labels, scene_store, scenes, store
 from gsjax.data.rooms import source as rooms
 
 NAMES = ("rooms", "hololens_room", "scannet")
 SPLITS = ("train", "test")
 VERSION = 1  # raise it when rooms change
-SCANNET_20 = (
-    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf",
-    "picture", "counter", "desk", "curtain", "refrigerator", "shower curtain", "toilet", "sink",
-    "bathtub", "other furniture",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +88,7 @@ def _scannet(d) -> SceneSet:
             "the raw frames; name both with --config.data.source=... --config.data.frames_source=..."
         )
     sides = [scannet.ScanNet(d.source, d.frames_source, split) for split in ("train", "val")]
-    return SceneSet(*map(scenes.Kept, sides), SCANNET_20)
+    return SceneSet(*map(scenes.Kept, sides), scene_labels.SCANNET_20)
 
 
 def _default(name: str, folder: str) -> str:

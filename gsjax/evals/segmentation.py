@@ -19,6 +19,11 @@ class Evaluator:
     the same averaged within categories first; ``accuracy``, ``macro_accuracy`` and ``miou`` over all
     points (``metrics.segmentation.Confusion``); ``iou/<class>``. Needs ``labels``.
 
+    Where the system's ``info`` has ``category_classes`` (for each category the classes that points of
+    its objects may have), the IoU of an object is over those of its category, and a part that is
+    neither there nor predicted counts as 1: the class and instance mIoU of ShapeNetPart; and there is
+    ``category_miou/<category>``.
+
     Attributes:
         details: after :meth:`run`, per object: ``index``, ``category`` and ``iou``.
     """
@@ -36,8 +41,14 @@ class Evaluator:
             self._system, self._predict, variables, put_batch, o["split"],
             batch_size=o["batch_size"],
         )  # fmt: skip
-        pairs = list(zip(found["predicted"], found["label"], strict=True))
-        iou = np.asarray([100.0 * segmentation.object_iou(p, t) for p, t in pairs])
+        classes = self._system.info.get("category_classes") or ()
+        triples = zip(found["predicted"], found["label"], found["category"], strict=True)
+        iou = np.asarray(
+            [
+                100.0 * segmentation.object_iou(p, t, classes[c] if classes else None)
+                for p, t, c in triples
+            ]
+        )
         there = np.isfinite(iou)
         self.details = {
             name: x[there]
@@ -50,8 +61,11 @@ class Evaluator:
         result["instance_miou"] = interval.value
         if o["bootstrap"]:
             result |= dict(instance_miou_low=interval.low, instance_miou_high=interval.high)
-        means = [values[groups == c].mean() for c in np.unique(groups)]
-        result["category_miou"] = float(np.mean(means))
+        means = {int(c): float(values[groups == c].mean()) for c in np.unique(groups)}
+        result["category_miou"] = float(np.mean(list(means.values())))
+        if classes:
+            categories = self._system.info["categories"]
+            result |= {f"category_miou/{categories[c]}": mean for c, mean in means.items()}
         for name, value in zip(names, table.iou(), strict=True):
             if np.isfinite(value):
                 result[f"iou/{name}"] = 100.0 * float(value)

@@ -15,6 +15,8 @@ class Refuse:
             raise ImportError(f"{name} is not allowed here")
 
 sys.meta_path.insert(0, Refuse())
+from gsjax.data import cloud_sets, labelled_clouds, modelnet, scanobjectnn, shapenetpart
+from gsjax.data import scene_arrays, scene_cloud_sets, scene_clouds, scene_labels
 from gsjax.data import clouds, embeddings, examples, features, folder, grammar, hololens_room
 from gsjax.data import label_splits, loader, objects_cc0, point_examples, prepare, procedural
 from gsjax.data import scannet, scene_sets, scene_store, scene_windows, scenes, shapenet_renders
