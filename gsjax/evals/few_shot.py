@@ -9,7 +9,7 @@ features stand beside the fine-tuned one. Categories must have been kept out of 
 import jax
 import numpy as np
 
-from gsjax.evals import episodes, features, finetune, heads
+from gsjax.evals import batch_statistics, episodes, features, finetune, heads
 from gsjax.metrics import trials
 
 HEADS = ("prototype", "linear", "finetune")
@@ -20,6 +20,7 @@ DEFAULTS = dict(
     shot=(1, 5, 10),
     heads=("prototype", "linear"),  # and 'finetune', which takes minutes a setting
     inverse_penalty=0.1,  # of 'linear', see heads.Logistic; fixed, nothing is tuned on queries
+    reestimate_norms=0,  # training batches that running statistics are measured on first; 0 = none
     batch_size=64,
     finetune=dict(finetune.DEFAULTS),
     seed=0,  # of the order of fine-tuning batches
@@ -43,6 +44,8 @@ class Evaluator:
     def __init__(self, system, options):
         o = self._options = features.refuse_unknown("few_shot", options, DEFAULTS)
         self._system = system
+        if o["reestimate_norms"]:
+            batch_statistics.check(system)
         self._predict = jax.jit(system.predict_fns["embed"])
         self._episodes = episodes.load(o["episodes"])
         for name, known in (
@@ -66,6 +69,11 @@ class Evaluator:
             ValueError: the split does not exist, or lacks objects of the episodes.
         """
         o = self._options
+        if o["reestimate_norms"]:
+            variables = batch_statistics.reestimate(
+                self._system, variables, put_batch,
+                batches=o["reestimate_norms"], batch_size=o["batch_size"], seed=o["seed"],
+            )  # fmt: skip
         places, embeds = self._objects(variables, put_batch)
         result = dict(num_objects=float(len(self._episodes.uids)))
         self.details = {}

@@ -68,25 +68,31 @@ class Prototypes:
         return unit(features) @ self.means.T
 
 
+STANDARDS = ("whole", "columns")
+
+
 @dataclasses.dataclass(frozen=True)
 class Logistic:
-    """Multinomial logistic regression on standardised unit features.
+    """Multinomial logistic regression on standardised features.
 
-    A feature u (length one) enters as (u - center) / scale, where center is the mean of the
-    labelled samples and scale the root mean square of all entries of u - center: one number, since
-    a deviation for each column means little with a few samples.
+    With the standard 'whole', a feature u brought to length one enters as (u - center) / scale, where
+    center is the mean of the labelled samples and scale the root mean square of all entries of
+    u - center: one number, since a deviation for each column means little with a few samples. With
+    'columns' features enter as they are, each column with its own deviation: for whole training sets.
 
     Attributes:
         center: [D].
-        scale: [].
+        scale: [], or [D] of 'columns'.
         weights: [D, C].
         bias: [C].
+        standard: one of ``STANDARDS``.
     """
 
     center: np.ndarray
-    scale: float
+    scale: float | np.ndarray
     weights: np.ndarray
     bias: np.ndarray
+    standard: str = "whole"
 
     @classmethod
     def fit(
@@ -97,30 +103,39 @@ class Logistic:
         *,
         inverse_penalty: float = 0.1,
         max_iterations: int = 1000,
+        standard: str = "whole",
+        start: "Logistic | None" = None,
     ) -> "Logistic":
         """Minimises ``inverse_penalty * sum of cross-entropies + |weights|^2 / 2`` by L-BFGS.
 
         Args:
-            features: [n, D]; brought to length one and standardised here.
+            features: [n, D]; standardised here.
             labels: [n] int, every class at least once.
             num_classes: C.
             inverse_penalty: called C in scikit-learn, whose objective this is; the bias is free.
             max_iterations: of L-BFGS.
+            standard: one of ``STANDARDS``.
+            start: a fit of the same samples at another penalty, to start from; the minimum is one.
 
         Raises:
-            ValueError: as for prototypes, or ``inverse_penalty`` not above 0.
+            ValueError: as for prototypes, ``inverse_penalty`` not above 0, or an unknown standard.
         """
         features, labels = _check(features, labels, num_classes)
         if not inverse_penalty > 0:
             raise ValueError(f"inverse_penalty: found {inverse_penalty}, expected above 0")
-        features = unit(features)
+        if standard not in STANDARDS:
+            raise ValueError(f"standard: unknown {standard!r}; known: {', '.join(STANDARDS)}")
+        if standard == "whole":
+            features = unit(features)
         center = features.mean(0)
-        scale = max(float(np.sqrt(np.mean(np.square(features - center)))), 1e-12)
+        scale = _scale(features, center, standard)
         x = (features - center) / scale
-        start = np.zeros((x.shape[1] + 1) * num_classes)
+        first = np.zeros((x.shape[1] + 1) * num_classes)
+        if start is not None:
+            first = np.concatenate([start.weights.ravel(), start.bias])
         found = optimize.minimize(
             logistic_objective,
-            start,
+            first,
             args=(x, labels, num_classes, inverse_penalty),
             jac=True,
             method="L-BFGS-B",
@@ -128,11 +143,21 @@ class Logistic:
             options=dict(maxiter=max_iterations, gtol=1e-7, ftol=1e-14, maxls=50),
         )
         table = found.x.reshape(-1, num_classes)
-        return cls(center, scale, table[:-1], table[-1])
+        return cls(center, scale, table[:-1], table[-1], standard)
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Logits [Q, C] of features [Q, D]."""
-        return (unit(features) - self.center) / self.scale @ self.weights + self.bias
+        features = unit(features) if self.standard == "whole" else np.asarray(features, np.float64)
+        return (features - self.center) / self.scale @ self.weights + self.bias
+
+
+def _scale(features, center, standard: str) -> float | np.ndarray:
+    if standard == "whole":
+        return max(float(np.sqrt(np.mean(np.square(features - center)))), 1e-12)
+    deviation = features.std(0)
+    # a column that is constant but for rounding carries nothing, and must not be blown up
+    constant = deviation <= 1e-6 * np.sqrt(np.mean(np.square(features), 0))
+    return np.where(constant, 1.0, deviation)
 
 
 def logistic_objective(

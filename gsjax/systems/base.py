@@ -55,6 +55,9 @@ class System:
         info: static facts evaluators need (category names, ...): plain JSON values, but for ``uids``,
             ``split -> names of its objects``.
         show: optional ``(variables, folder) -> None``: writes pictures of what the run learned.
+        norm_pass: optional ``(variables, batch) -> {'batch_stats': ...}``: the running statistics that
+            one pass of the network behind ``predict_fns['embed']`` leaves, every norm in training
+            mode and nothing random, laid out as in ``variables`` (only those that it updates).
     """
 
     name: str
@@ -68,6 +71,7 @@ class System:
     project_params: Callable[[Any], Any] = _same
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     show: Callable[[Variables, Any], None] | None = None
+    norm_pass: Callable[[Variables, Batch], Mapping[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

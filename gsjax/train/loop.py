@@ -16,6 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from gsjax.data import loader
+from gsjax.evals import batch_statistics
 from gsjax.systems import base
 from gsjax.train import (
     checkpoint,
@@ -174,7 +175,29 @@ def _start(setup: _Setup, checkpoints):
         return state_lib.create(merged, setup.optimizer, ema=setup.config.optim.ema > 0)
 
     key = jax.random.key(setup.config.seed)
-    return jax.jit(init, out_shardings=setup.shardings)(key, loaded), None
+    state = jax.jit(init, out_shardings=setup.shardings)(key, loaded)
+    return _with_statistics(setup, state), None
+
+
+def _with_statistics(setup: _Setup, state):
+    """Norms measured on the data at hand where ``config.reestimate_norms`` (batches) asks for it.
+
+    For backbones that stay frozen: what was pre-trained on other inputs brings statistics of those.
+    """
+    batches = setup.config.get("reestimate_norms", 0)
+    if not batches:
+        return state
+    variables = batch_statistics.reestimate(
+        setup.system,
+        {"params": state.params, **state.collections},
+        lambda batch: prefetch.to_devices(batch, sharding.batch(setup.mesh)),
+        batches=batches,
+        batch_size=setup.config.train.batch_size,
+        seed=setup.config.seed,
+    )
+    logging.info("running statistics measured on %d batches", batches)
+    collections = {name: variables[name] for name in state.collections}
+    return dataclasses.replace(state, collections=collections)
 
 
 def _steps(setup: _Setup, state, start: int, feed, checkpoints, log):

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 FUSE_PLACES = ("last", "stem")
+_EXPORTS = ("Config", "PRESETS", "Model", "FUSE_AT")
 FEATURES = {"height": 1, "rgb": 3, "normal": 3}  # that points may have; name -> channels
 
 
@@ -116,21 +117,36 @@ def names() -> list[str]:
 
 
 def module(name: str):
-    """The file of a backbone.
+    """The file of a backbone: one of this folder, or any importable module by its dotted name.
 
     Raises:
-        ValueError: unknown name; the message lists the known ones.
+        ValueError: unknown name; the message lists the known ones. Or a module that exports less than a
+            backbone's file does.
     """
-    if name not in names():
-        raise ValueError(f"backbone: unknown {name!r}; known: {', '.join(names())}")
-    return importlib.import_module(f"gsjax.models.backbones.{name}")
+    if name in names():
+        return importlib.import_module(f"gsjax.models.backbones.{name}")
+    if "." not in name:
+        raise ValueError(
+            f"backbone: unknown {name!r}; known: {', '.join(names())}, or the dotted name of a module "
+            "of your own (docs/own_backbone.md)"
+        )
+    try:
+        file = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"backbone: {name!r}: {error}; its folder has to be on PYTHONPATH"
+        ) from error
+    missing = [export for export in _EXPORTS if not hasattr(file, export)]
+    if missing:
+        raise ValueError(f"backbone: {name!r} lacks {', '.join(missing)} (docs/own_backbone.md)")
+    return file
 
 
 def build(name: str, size: str = "small", *, dtype: Any = jnp.float32, **changes) -> nn.Module:
     """A backbone of a preset size.
 
     Args:
-        name: file name, e.g. 'transformer'.
+        name: file name, e.g. 'transformer', or dotted name of another module.
         size: a key of its ``PRESETS``.
         dtype: what it computes in; parameters, norms' statistics and scans stay float32.
         **changes: fields of its ``Config`` to set otherwise.
@@ -275,8 +291,23 @@ def pool(feat: jax.Array, mask: jax.Array) -> jax.Array:
 
 def apply_alone(backbone: nn.Module, variables, points: PointBatch) -> PointFeatures:
     """Inference by the backbone of a larger model, which keeps its variables under ``backbone``."""
-    own = {name: value["backbone"] for name, value in variables.items() if "backbone" in value}
-    return backbone.clone(name=None, parent=None).apply(own, points)
+    return backbone.clone(name=None, parent=None).apply(_own(variables), points)
+
+
+def statistics_alone(backbone: nn.Module, variables, points: PointBatch) -> dict:
+    """Running statistics that a pass in training mode leaves, nothing random in it.
+
+    Returns:
+        {'batch_stats': {'backbone': ...}}, as in the variables of the larger model; {} of a backbone
+        without BatchNorms.
+    """
+    alone = backbone.clone(name=None, parent=None)
+    _, new = alone.apply(_own(variables), points, train=True, mutable=["batch_stats"])
+    return {name: {"backbone": value} for name, value in new.items()}
+
+
+def _own(variables):
+    return {name: value["backbone"] for name, value in variables.items() if "backbone" in value}
 
 
 def uniform(keys: jax.Array | None, place: int, shape: tuple[int, ...] = ()) -> jax.Array | None:
