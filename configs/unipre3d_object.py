@@ -8,7 +8,8 @@
 
 Arguments after the colon: ``quick``, ``paper``, ``backbone=NAME`` (a file of gsjax/models/backbones),
 ``size=small|paper|...`` of it, ``data=procedural|objects_cc0|folder|fitted`` or a public collection,
-``fusion=feature|none``. Plain and ``:quick`` download nothing.
+``fusion=feature|none``, ``lpips`` (a further term; needs --config.loss.lpips_backbone and lpips_heads).
+Plain and ``:quick`` download nothing.
 
 Sources in comments: P the paper, C its released code; no letter: a choice of this project.
 """
@@ -27,6 +28,7 @@ def get_config(arg=None):
         size="",
         data="procedural",
         fusion="feature",
+        lpips=False,
     )
     config = common.base("unipre3d")
     config.level = "object"
@@ -39,12 +41,24 @@ def get_config(arg=None):
             foreground=True,  # P: 4 : 1
         )
     )
+    if arg.lpips:
+        config.loss.update(lpips_block())
     _train(config)
     if arg.paper:
         _paper(config, arg)
     if arg.quick:
         _quick(config)
     return config
+
+
+def lpips_block():
+    """The term of the released code, with weight files of yours (``gsjax.metrics.lpips``)."""
+    return dict(
+        lpips=0.01,  # C
+        lpips_start=0.5,  # C: share of the steps before it is on
+        lpips_backbone="",
+        lpips_heads="",
+    )
 
 
 def _model(config, arg):

@@ -8,14 +8,15 @@
         --config.model.image_encoder=sd_vae:FOLDER
 
 Arguments after the colon: ``quick``, ``paper``, ``backbone=sparse_unet|ptv3``, ``size=small|paper``,
-``data=rooms|hololens_room|scannet``, ``fusion=point|none``. Plain and ``:quick`` download nothing.
+``data=rooms|hololens_room|scannet``, ``fusion=point|none``, ``lpips`` (as at object level).
+Plain and ``:quick`` download nothing.
 
 Sources in comments: P the paper, C its released code; no letter: a choice of this project.
 """
 
 import ml_collections
 
-from configs import common
+from configs import common, unipre3d_object
 
 
 def get_config(arg=None):
@@ -27,6 +28,7 @@ def get_config(arg=None):
         size="",
         data="",
         fusion="point",
+        lpips=False,
     )
     config = common.base("unipre3d")
     config.level = "scene"
@@ -38,6 +40,8 @@ def get_config(arg=None):
             foreground=False,  # P: plain mean squared error
         )
     )
+    if arg.lpips:
+        config.loss.update(unipre3d_object.lpips_block())
     config.optim.lr = 1e-3
     config.optim.wd = 0.01  # C
     config.optim.clip = 1.0  # C

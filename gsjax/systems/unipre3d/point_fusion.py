@@ -102,6 +102,7 @@ class PointFusion(nn.Module):
         """One cloud: sites with all voxels, and bool [V]: voxels of the cloud with image features."""
         size, union = self.voxel_size, self.union
         low = jnp.min(jnp.where(sites.mask[:, None], sites.xyz, jnp.inf), 0) - size / 2
+        low = jnp.maximum(low, sites.origin)  # below is outside the box, not a loss of capacity
         high = jnp.max(jnp.where(sites.mask[:, None], sites.xyz, -jnp.inf), 0) + size / 2
         usable = usable & jnp.all((points >= low) & (points <= high), -1)
         keys, outside = voxels.keys_of(points, sites.origin, size, usable)

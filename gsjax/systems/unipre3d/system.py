@@ -8,11 +8,12 @@ import jax.numpy as jnp
 
 from gsjax.core import gaussians, sh, turns
 from gsjax.io import weights
+from gsjax.metrics import lpips as lpips_lib
 from gsjax.metrics import rendering
 from gsjax.models.backbones import base as backbones
 from gsjax.models.image_features import base as image_features
 from gsjax.systems import base
-from gsjax.systems.unipre3d import data, fusion, losses, model, scene_data
+from gsjax.systems.unipre3d import data, fusion, losses, model, perceptual, scene_data, show
 
 FROZEN = "image_encoder"  # flax collection of the encoder's weights
 _LEVELS = {"object": data, "scene": scene_data}
@@ -34,8 +35,9 @@ def build(config) -> base.System:
     encoder = None
     if config.model.fusion != "none":
         encoder = image_features.load(config.model.image_encoder, weights.open_state_dict)
-    parts = _Parts(config, module, encoder)
+    parts = _Parts(config, module, encoder, perceptual.load(config))
     spec = level.batch_spec(config)
+    render = functools.partial(_render, parts, False)
     return base.System(
         name="unipre3d",
         batch_spec=spec,
@@ -43,13 +45,15 @@ def build(config) -> base.System:
         loss=functools.partial(_loss, parts),
         predict_fns=dict(
             embed=functools.partial(_embed, parts),
-            render=functools.partial(_render, parts, False),
+            render=render,
             targets=functools.partial(_targets, parts),
             discs=functools.partial(_discs, parts),
             **({} if encoder is None else dict(blind=functools.partial(_render, parts, True))),
         ),
         train_data=source.train,
         eval_data=source.evaluate,
+        show=functools.partial(show.write, source, render, config.data.references),
+        norm_pass=functools.partial(_norm_pass, parts),
         param_rules=(base.ParamRule(r"(^|/)cls_(token|pos)$", decay=False),)
         if config.model.backbone in ("transformer", "mamba3d")
         else (),
@@ -74,6 +78,7 @@ class _Parts(NamedTuple):
     config: object
     module: model.UniPre3D
     encoder: image_features.ImageEncoder | None
+    lpips: lpips_lib.Lpips | None = None
 
 
 class _Inputs(NamedTuple):
@@ -100,7 +105,8 @@ def _init(parts, spec, rng):
     frozen = {FROZEN: {} if parts.encoder is None else parts.encoder.arrays}
     variables = parts.module.init(rng, inputs.points, _references(parts, frozen, inputs))
     arrays = jax.tree.map(jnp.asarray, frozen[FROZEN])
-    return {**variables, **({FROZEN: arrays} if jax.tree.leaves(arrays) else {})}
+    held = {FROZEN: arrays} if jax.tree.leaves(arrays) else {}
+    return {**variables, **held, **perceptual.variables(parts.lpips)}
 
 
 def _inputs(parts, batch, keys=None) -> _Inputs:
@@ -135,7 +141,8 @@ def _references(parts, variables, inputs: _Inputs) -> fusion.Views | None:
 
 
 def _trained(variables):
-    return {name: value for name, value in variables.items() if name != FROZEN}
+    held = (FROZEN, perceptual.ARRAYS, perceptual.STEPS)
+    return {name: value for name, value in variables.items() if name not in held}
 
 
 def _loss(parts, variables, batch, rng, train):
@@ -163,6 +170,11 @@ def _loss(parts, variables, batch, rng, train):
     else:
         loss = losses.mse(image, target, batch["valid"])
     metrics = _health(scene, facts, batch["valid"])
+    if train and parts.lpips is not None:
+        term, counted = perceptual.term(
+            parts.lpips, variables, config, image, target, batch["valid"]
+        )
+        loss, new, metrics["lpips"] = loss + term, {**new, **counted}, term
     mse = losses.mse(image, target, batch["valid"])
     inside = jnp.sum(jnp.where(mask[..., None], jnp.square(image - target), 0.0), (-3, -2, -1))
     inside = inside / jnp.maximum(3 * jnp.sum(mask, (-2, -1)), 1)
@@ -243,3 +255,12 @@ def _embed(parts, variables, batch):
         index=batch["index"],
         valid=batch["valid"],
     )
+
+
+def _norm_pass(parts, variables, batch):
+    """Running statistics that the backbone's norms keep of points alone; see ``base.System``.
+
+    In pre-training the norms behind a fusion at the stem see image features; here they do not.
+    """
+    points = _inputs(parts, batch).points
+    return backbones.statistics_alone(parts.module.backbone, _trained(variables), points)

@@ -100,6 +100,18 @@ def test_what_finds_no_place_is_counted():
     assert int(few.dropped[0]) > 0
 
 
+def test_pixels_just_below_the_grid_are_outside_the_box_and_no_loss():
+    """Within half a voxel of the lowest points, but under the grid's corner."""
+    cloud = np.asarray([[0.01, 0.01, 0.01], [0.6, 0.6, 0.01]])  # the corner is at 0
+    sites = _sites(cloud)
+    behind = jnp.eye(4).at[2, 3].set(1.0)  # the camera at z = -1: a depth of 0.95 is z = -0.05
+    _, (fused, share) = _fused(sites, _views(0.95, behind))
+    assert int(fused.dropped[0]) == 0 and float(share) == 0.0
+    assert int(fused.mask.sum()) == int(sites.mask.sum())
+    _, (above, _) = _fused(sites, _views(1.05, behind))
+    assert int(above.dropped[0]) == 0 and int(above.mask.sum()) > int(sites.mask.sum())
+
+
 def test_adapter_gets_a_gradient():
     sites = _sites(POINTS)
     layer = point_fusion.PointFusion(SIZE, 64, 64)
