@@ -164,6 +164,7 @@ def _outcomes(details, name):
     return {
         key: [round(float(x), 2) if key == name else int(x) for x in details[key]]
         for key in ("index", "category", name)
+        if key in details
     }
 
 

@@ -5,6 +5,9 @@
 The first test of a new backbone, and of any change to rendering, head or losses: one JSON line with the
 scores of the supervised views (reference views are not scored), those of a blank picture and of the true
 silhouette filled with the mean colour, and the margins. Exit status 1 where a margin is missed.
+
+Pictures are composed over white. Over black a third of the opacity with three times the colour is the same
+picture, and silhouettes are learned last: networks that had reached 30 dB had an IoU of 0.66 to 0.81.
 """
 
 import argparse
@@ -129,6 +132,7 @@ def main(argv=None) -> int:
     config.optim.lr = args.lr or config.optim.lr
     config.optim.warmup = 0.05
     config.data.augment = False  # one fixed batch
+    config.loss.background = 1.0
     found = run(config, args.steps, args.batch_size)
     row = dict(config=args.config, learned=learned(found), **found)
     line = json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})

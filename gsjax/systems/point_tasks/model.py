@@ -2,14 +2,18 @@
 
 The backbone's parameters lie under ``backbone``, as in pre-training, so that they move over as they
 are. The classification head is Point-MAE's (arXiv 2203.06604): two hidden layers with BatchNorm and
-dropout. Points take features from the three nearest places of the backbone, as in PointNet++.
+dropout. Points of objects take features from the three nearest places of the backbone, as in
+PointNet++; points of scenes have the class of their voxel, by one linear layer, as in Pointcept's
+segmentors.
 """
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import point_groups
+from gsjax.core import point_groups, voxels
 from gsjax.models import masked_norm
 from gsjax.models.backbones import base as backbones
 
@@ -78,6 +82,97 @@ class PointLabeller(nn.Module):
             draws = backbones.uniform(keys, _DROPOUT_PLACE + i, x.shape[1:2] + (width,))
             x = _drop(nn.relu(x), self.dropout, draws)
         return nn.Dense(self.classes, name="logits")(x).astype(jnp.float32)
+
+
+class PointRows(NamedTuple):
+    """Which voxel each point lies in.
+
+    Attributes:
+        points: the clouds with every point at the middle of its voxel; those outside the grid masked.
+        ids: int32 [B, N], row of the point's voxel among the backbone's; V where it has none.
+        placed: bool [B, N]: valid, inside the grid, and in a voxel that found a place.
+    """
+
+    points: backbones.PointBatch
+    ids: jax.Array
+    placed: jax.Array
+
+
+def point_rows(points: backbones.PointBatch, size: float, capacity: int, cells: int) -> PointRows:
+    """The voxels that a backbone makes of clouds, by the points.
+
+    Backbones of voxels give features by voxel and do not tell which point is in which. Here points are
+    put into voxels as they do it (``models.voxel_sites``) and moved to the middles, the lowest cell of
+    each axis at 0. That leaves the points of every voxel together, and no rounding can make the backbone
+    see other voxels, or in another order.
+
+    Args:
+        points: the clouds.
+        size: edge of a voxel.
+        capacity: V, voxels of a cloud.
+        cells: of an axis of the grid.
+    """
+
+    def one(xyz, mask):
+        keys, _ = voxels.keys_of(xyz, voxels.corner(xyz, size, mask), size, mask, cells=cells)
+        inside = voxels.is_voxel(keys)
+        places = voxels.decode(keys)
+        low = jnp.min(jnp.where(inside[:, None], places, cells), 0)
+        places = jnp.where(inside[:, None], places - low, 0)
+        keys = jnp.where(inside, voxels.encode(places), voxels.SENTINEL)
+        ids = voxels.voxelize(keys, capacity).ids
+        middle = (places.astype(xyz.dtype) + 0.5) * size
+        return middle, inside, ids, inside & (ids < capacity)
+
+    middle, inside, ids, placed = jax.vmap(one)(backbones.clean(points).xyz, points.mask)
+    return PointRows(points._replace(xyz=middle, mask=inside), ids, placed)
+
+
+class VoxelLogits(NamedTuple):
+    """What :class:`VoxelLabeller` returns.
+
+    Attributes:
+        logits: f32 [B, N, classes]; zeros for points that are not ``placed``.
+        ids: int32 [B, N], row of the point's voxel; V where it has none.
+        placed: bool [B, N]; a valid point is not placed where the capacity of voxels was exceeded.
+    """
+
+    logits: jax.Array
+    ids: jax.Array
+    placed: jax.Array
+
+
+class VoxelLabeller(nn.Module):
+    """Logits of points of scenes, the same for all points of a voxel.
+
+    Attributes:
+        backbone: of ``models.backbones``, one of voxels.
+        classes: to tell apart.
+        frozen: no gradient reaches the backbone, whose norms keep their statistics.
+    """
+
+    backbone: nn.Module
+    classes: int
+    frozen: bool = False
+
+    @nn.compact
+    def __call__(
+        self, points: backbones.PointBatch, *, train: bool = False, keys: jax.Array | None = None
+    ) -> VoxelLogits:
+        config = self.backbone.config
+        cells = getattr(config, "side", 0) or voxels.CELLS
+        rows = point_rows(points, config.voxel_size, config.voxels, cells)
+        found = _features(self.backbone, rows.points, train, keys, self.frozen)
+        logits = nn.Dense(self.classes, name="logits")(found.feat).astype(jnp.float32)
+        logits = jnp.where(found.mask[..., None], logits, 0.0)
+        logits = jnp.pad(logits, ((0, 0), (0, 1), (0, 0)))  # row V: no voxel
+        each = jnp.take_along_axis(logits, rows.ids[..., None], 1)
+        return VoxelLogits(each, rows.ids, rows.placed)
+
+
+def has_voxels(backbone: nn.Module) -> bool:
+    """Whether a backbone is one of voxels, as :class:`VoxelLabeller` needs."""
+    return hasattr(backbone.config, "voxels") and hasattr(backbone.config, "voxel_size")
 
 
 def _features(backbone, points, train, keys, frozen):

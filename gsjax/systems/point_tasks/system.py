@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gsjax.core import turns
 from gsjax.models.backbones import base as backbones
 from gsjax.systems import base
-from gsjax.systems.point_tasks import data, losses, model
+from gsjax.systems.point_tasks import data, losses, model, scene_data, scene_system
 
 _SCALES = (0.8, 1.25)
 
@@ -19,6 +19,11 @@ def build(config) -> base.System:
     Raises:
         ValueError: an option is unknown or does not go with the others.
     """
+    known = (*data.TASKS, scene_data.TASK)
+    if config.task not in known:
+        raise ValueError(f"config.task: unknown {config.task!r}; known: {', '.join(known)}")
+    if config.task == scene_data.TASK:
+        return scene_system.build(config)
     source = data.load(config)
     module = _module(config, len(source.class_names))
     spec = data.batch_spec(config)
@@ -29,17 +34,19 @@ def build(config) -> base.System:
         init=functools.partial(_init, module, config, spec),
         loss=functools.partial(_loss, module, config),
         predict_fns=dict(
-            labels=functools.partial(_labels, module, config),
+            labels=functools.partial(_labels, module, config, source.answers),
             embed=functools.partial(_embed, module, config),
         ),
         train_data=source.train,
         eval_data=source.evaluate,
+        norm_pass=functools.partial(_norm_pass, module, config),
         param_rules=rules,
         info=dict(
             task=config.task,
             class_names=list(source.class_names),
             categories=list(source.categories),
             num_fit=source.num_fit,
+            category_classes=[list(classes) for classes in source.category_classes],
         ),
     )
 
@@ -57,15 +64,20 @@ def _module(config, classes: int):
 
 def _points(config, batch, keys=None) -> backbones.PointBatch:
     """What the backbone reads; turned and scaled where ``keys`` [B] are given."""
-    xyz = batch["xyz"]
+    xyz, normal = batch["xyz"], batch.get("normal")
     if keys is not None and config.data.augment:
         rotmats = turns.draw_rotations(keys)
         draws = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1), (1, 3)))(keys)
         low, high = _SCALES
         xyz = jnp.einsum("bij,bnj->bni", rotmats, xyz, precision="highest")
-        xyz = xyz * (low + (high - low) * draws)
+        scales = low + (high - low) * draws
+        xyz = xyz * scales
+        if normal is not None:  # across a surface that is scaled differently along each axis
+            normal = jnp.einsum("bij,bnj->bni", rotmats, normal, precision="highest") / scales
+            length = jnp.linalg.norm(normal, axis=-1, keepdims=True)
+            normal = normal / jnp.where(length > 0, length, 1.0)
     return backbones.with_features(
-        xyz, batch["mask"], config.model.features, rgb=batch["rgb"], normal=batch.get("normal")
+        xyz, batch["mask"], config.model.features, rgb=batch["rgb"], normal=normal
     )
 
 
@@ -99,11 +111,17 @@ def _loss(module, config, variables, batch, rng, train):
     return loss, dict(accuracy=100 * accuracy), new
 
 
-def _labels(module, config, variables, batch):
-    """Predicted and true label of every object, or of every point; -1 where there is none."""
+def _labels(module, config, answers, variables, batch):
+    """Predicted and true label of every object, or of every point; -1 where there is none.
+
+    The parts of an object are told apart among those of its category, which is given, as for published
+    results on ShapeNetPart; ``answers`` [categories, classes] says which those are.
+    """
     logits = module.apply(variables, _points(config, batch))
     if config.task == "parts":
         logits = logits.at[..., 0].set(-jnp.inf)  # 'no label' is no answer
+        if answers is not None:
+            logits = jnp.where(jnp.asarray(answers)[batch["category"]][:, None], logits, -jnp.inf)
     labels, counted = _targets(config, batch)
     return dict(
         predicted=jnp.argmax(logits, -1).astype(jnp.int32),
@@ -123,3 +141,8 @@ def _embed(module, config, variables, batch):
         index=batch["index"],
         valid=batch["valid"],
     )
+
+
+def _norm_pass(module, config, variables, batch):
+    """Running statistics that the backbone's norms keep of a batch; see ``base.System``."""
+    return backbones.statistics_alone(module.backbone, variables, _points(config, batch))

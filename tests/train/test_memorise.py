@@ -1,0 +1,29 @@
+"""The command that lets a system learn one batch by heart, on a tiny model."""
+
+from gsjax.train import memorise
+from tests.systems.unipre3d import tiny
+
+
+def test_scores_rise_and_margins_are_differences():
+    config = tiny.config(train__batch_size=2)
+    config.model.fusion, config.data.references = "none", 0
+    config.loss.background = 1.0
+    config.data.augment = False
+    config.optim.lr = 5e-3
+    found = memorise.run(config, 2, 2)
+    assert found["steps"] == 2 and found["skipped"] == 0
+    more = memorise.run(config, 40, 2)
+    assert more["psnr_fg"] > found["psnr_fg"] + 1.0
+    assert more["over_blank"] - found["over_blank"] == more["psnr_fg"] - found["psnr_fg"]
+    assert not memorise.learned(found)
+
+
+def test_margins_decide():
+    good = dict(over_blank=8.0, over_silhouette=2.0, iou=0.8)
+    assert memorise.learned(good)
+    assert not any(memorise.learned({**good, name: value - 0.1}) for name, value in good.items())
+
+
+def test_a_config_is_read_with_its_argument():
+    config = memorise.read_config("configs/unipre3d_object.py:backbone=pointnet")
+    assert config.model.backbone == "pointnet"
