@@ -76,9 +76,7 @@ def _data(config, arg):
     config.data.update(
         ml_collections.ConfigDict(
             dict(
-                # Of a crop. Rooms have up to 22,000 voxels of 8 cm; crops of this size at most 7,000,
-                # which 8,192 hold.
-                num_points=16_000,
+                num_points=24_000,  # of a crop, as in pre-training
                 stored_points=60_000,  # of a procedural room, as in pre-training
                 thin=0.02,  # metres; one point a voxel of this size, 0 = all
                 crop="sphere",  # 'sphere' | 'box'

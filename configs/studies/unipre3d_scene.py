@@ -4,7 +4,7 @@
     gsjax study configs/studies/unipre3d_scene.py --workdir=DIR --only=ptv3
     gsjax study configs/studies/unipre3d_scene_views.py --report                       # pictures alone
 
-Both backbones of voxels (8 cm, at most 8,192), four views of 80 x 60 pixels. Pre-training on 64 procedural
+Both backbones of voxels (10 cm, at most 8,192), four views of 80 x 60 pixels. Pre-training on 64 procedural
 rooms, then points of rooms that it never met are labelled: A from scratch, B pre-trained, with the labels of all
 56 rooms that are learned from and of 8 of them; three seeds, the rate chosen among three on 8 rooms held back.
 The values of the table are the mean IoU of each held-out room; the rows hold the mIoU over all their

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gsjax.data import clouds, scene_labels
+from gsjax.data import clouds, npy, scene_labels
 from gsjax.data.scenes import View
 from gsjax.io import posed_checks, torch_pickle
 
@@ -274,7 +274,7 @@ def _from_npy(folder: Path, names) -> dict[str, np.ndarray]:
         file = folder / f"{name}.npy"
         if file.is_file():
             try:
-                arrays[name] = np.load(file, allow_pickle=False)
+                arrays[name] = npy.load(file)
             except (OSError, ValueError, EOFError) as error:
                 raise ValueError(f"{file}: unreadable or truncated array ({error})") from error
     return arrays

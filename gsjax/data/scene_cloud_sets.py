@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from gsjax.data import clouds, scene_arrays, scene_clouds, scene_sets, store
+from gsjax.data import clouds, npy, scene_arrays, scene_clouds, scene_sets, store
 from gsjax.data.rooms import source as rooms
 
 _FIELDS = ("xyz", "rgb", "normal", "label")
@@ -135,8 +135,7 @@ class StoredCloud:
             ValueError: the file is missing or damaged.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                return clouds.Cloud(*(file[name] for name in _FIELDS))
+            return clouds.Cloud(*npy.load_all(self.path, _FIELDS))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{self.path}: missing or damaged ({error}); delete it, and it is made again"

@@ -6,11 +6,8 @@ point once: scenes larger than an example are covered by several crops, and each
 the one whose middle it is nearest to. Imports no JAX.
 """
 
-import contextlib
 import dataclasses
 import functools
-import sys
-import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,9 +17,6 @@ import numpy as np
 from gsjax.data import clouds, features
 
 CROPS = ("sphere", "box")
-# The header of a .npy file is parsed as Python, which CPython before 3.11.8 cannot always do in two
-# threads at once (gh-106905: SystemError, 'AST constructor recursion depth mismatch').
-_READING = threading.Lock() if sys.version_info < (3, 11, 8) else contextlib.nullcontext()
 
 
 class CloudScene(Protocol):
@@ -132,7 +126,7 @@ def train_examples(
     """
 
     def make(row, rng):
-        cloud = _thinned(_read(scenes[row]), spec, rng)
+        cloud = _thinned(scenes[row].cloud(), spec, rng)
         kept, _ = clouds.crop(cloud.xyz, spec.num_points, spec.crop, rng=rng)
         return _example(row, cloud, kept, np.ones(len(kept), bool), spec)
 
@@ -155,7 +149,7 @@ def eval_examples(
     def whole(row):
         scene = scenes[row]
         rng = np.random.default_rng(features.stable_seed("cloud", seed, scene.name))
-        return _thinned(_read(scene), spec, rng)
+        return _thinned(scene.cloud(), spec, rng)
 
     places, covers = [], {}
     for row in _chosen(scenes, rows):
@@ -175,11 +169,6 @@ def eval_examples(
 
 def _chosen(scenes, rows) -> list[int]:
     return [int(row) for row in (range(len(scenes)) if rows is None else rows)]
-
-
-def _read(scene: CloudScene) -> clouds.Cloud:
-    with _READING:
-        return scene.cloud()
 
 
 def _thinned(cloud: clouds.Cloud, spec: CloudSpec, rng) -> clouds.Cloud:

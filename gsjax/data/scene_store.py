@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from gsjax.data import clouds, scenes
+from gsjax.data import clouds, npy, scenes
 
 FORMAT = 1
 _META = "scene.json"
@@ -148,7 +148,7 @@ class StoredScene:
     def _map(self, name: str) -> np.ndarray:
         path = self._folder / f"{name}.npy"
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return npy.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: missing or damaged ({error})") from error
 

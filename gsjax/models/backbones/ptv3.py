@@ -135,7 +135,7 @@ class Config:
 PRESETS = {
     "paper": Config(),
     "small": Config(
-        voxel_size=0.08,
+        voxel_size=0.1,
         voxels=8192,
         shares=(1 / 2, 1 / 6),
         encoder=(24, 48, 96),

@@ -90,7 +90,7 @@ class Config:
 PRESETS = {
     "paper": Config(),
     "small": Config(
-        voxel_size=0.08,
+        voxel_size=0.1,
         voxels=8192,
         stem=16,
         encoder=(16, 32, 64, 96),
