@@ -7,7 +7,8 @@
     python main.py --config=configs/unipre3d_object.py:backbone=pointnet2,data=objects_cc0 --workdir=DIR
 
 Arguments after the colon: ``quick``, ``paper``, ``backbone=NAME`` (a file of gsjax/models/backbones),
-``size=small|paper|...`` of it, ``data=procedural|objects_cc0|folder|fitted`` or a public collection,
+``size=small|paper|...`` of it, ``data=procedural|objects_cc0|folder|fitted``, a public
+collection, or ``shapenet_renders`` (the released data's layout, with --config.data.source),
 ``fusion=feature|none``, ``lpips`` (a further term; needs --config.loss.lpips_backbone and lpips_heads).
 Plain and ``:quick`` download nothing.
 

@@ -30,7 +30,7 @@ def choose_lr(config, folder, needs=()):
     for rate in config.study.rates:
         trial = config.copy_and_resolve_references()
         trial.optim.lr = rate
-        metrics, _ = _finetuned(trial, folder / f"{rate:g}", needs, "val")
+        metrics, _ = _finetuned(trial, folder / f"{rate:g}", needs, "val", folder.parent)
         found[rate] = metrics[METRIC_OF_TASK[config.task]]
     best = max(found, key=found.get)  # the first of equals: the least rate
     ends = (min(found), max(found))
@@ -51,7 +51,7 @@ def finetune(config, folder, needs=()):
         added = rows["weights"]["train_seconds"] / rows["pace"]["step_seconds"]
         config.train.num_steps += round(added)
         needs = [need for need in needs if need.config.study.role != "weights"]
-    metrics, outcomes = _finetuned(config, folder, needs, "test")
+    metrics, outcomes = _finetuned(config, folder, needs, "test", folder.parent)
     return metrics | dict(lr=config.optim.lr, num_steps=config.train.num_steps), outcomes
 
 
@@ -113,14 +113,14 @@ def nearest(config, folder):
     return {name: float(np.nanmean(x)) for name, x in ious.items()}, _outcomes(found, "iou")
 
 
-def _finetuned(config, folder, needs, split):
+def _finetuned(config, folder, needs, split, study):
     """(metrics, outcomes) of a run, whose checkpoints are removed: there are hundreds of them."""
     from gsjax.systems import base
     from gsjax.train import loop, sharding
 
     if source := _weights(needs):
         config.init_backbone = str(source)
-    config.train.compilation_cache = str(folder.parent / "compile_cache")
+    config.train.compilation_cache = str(study / "compile_cache")
     evaluators, config.eval.evaluators = config.eval.evaluators, {}
     system = base.build(config)
     loop.run(config, folder, system=system)

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
+from gsjax.data import npy
 from gsjax.io import posed_checks
 
 SPLITS = {"train": 0.75, "val": 0.2, "test": 0.05}
@@ -153,7 +154,7 @@ class ShapeNetRenders:
 
     def _points(self, path: Path) -> np.ndarray:
         try:
-            points = np.load(path, allow_pickle=False)
+            points = npy.load(path)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path}: unreadable or truncated array ({error})") from error
         if points.ndim != 2 or points.shape[1] < 3 or not len(points):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gsjax.data import examples, view_examples
+from gsjax.data import examples, shapenet_records, view_examples
 
 CHANNELS = 4  # of pictures: colour and opacity
 _STRANGERS = 1  # seed of who is shown whose pictures
@@ -69,18 +69,46 @@ def load(config) -> Source:
         )
     if config.model.fusion != "none" and not d.references:
         raise ValueError("data.references: found 0; fusion reads at least one picture")
-    return _synthetic(config) if d.name == "synthetic" else _stored(config)
+    kinds = dict(synthetic=_synthetic, shapenet_renders=_renders)
+    return kinds.get(d.name, _stored)(config)
 
 
 def _stored(config) -> Source:
     from gsjax.data import prepare, store
 
-    d = config.data
-    folder = prepare.ensure({**d.to_dict(), "alpha": True})
+    folder = prepare.ensure({**config.data.to_dict(), "alpha": True})
 
     @functools.cache
     def records(split):
         return view_examples.open_records(folder, split)
+
+    return Source(
+        **_datasets(config, records),
+        class_names=tuple(store.category_names(folder)),
+        part_names=tuple(store.part_names(folder)),
+        uids=functools.partial(store.read_uids, folder),
+    )
+
+
+def _renders(config) -> Source:
+    """The released data's layout, read as it is: points without colours, one picture a view."""
+    d = config.data
+    if not d.source:
+        raise ValueError(
+            "data.source: the set shapenet_renders is read from a folder that holds image/<synset>/<model>; "
+            "name it with --config.data.source=FOLDER"
+        )
+
+    @functools.cache
+    def records(split):
+        return shapenet_records.open_split(d.source, split, d.view_size)
+
+    return Source(**_datasets(config, records), class_names=tuple(records("train").synsets))
+
+
+def _datasets(config, records) -> dict[str, Callable]:
+    """``train`` and ``evaluate`` of a :class:`Source`."""
+    d = config.data
 
     def dataset(split, train):
         return view_examples.view_examples(
@@ -94,13 +122,7 @@ def _stored(config) -> Source:
             strangers=_STRANGERS if d.strangers and train else None,
         )
 
-    return Source(
-        train=lambda: dataset("train", True),
-        evaluate=lambda split: dataset(split, False),
-        class_names=tuple(store.category_names(folder)),
-        part_names=tuple(store.part_names(folder)),
-        uids=functools.partial(store.read_uids, folder),
-    )
+    return dict(train=lambda: dataset("train", True), evaluate=lambda split: dataset(split, False))
 
 
 # Synthetic ellipsoids -----------------------------------------------------------------------------
