@@ -15,7 +15,7 @@ CHANGES = dict(num_patches=8, patch_size=8, embed=(8, 16, 16, 16), width=16, dep
 
 def _data(config):
     config.data.name, config.data.dir = "procedural", DIR
-    config.data.num_objects, config.data.num_test = 32, 26
+    config.data.num_objects, config.data.num_test = 104, 26
     config.data.num_gaussians, config.data.view_size, config.data.num_points = 128, 16, 48
     config.mesh.data = 1
     return config
