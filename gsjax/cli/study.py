@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from gsjax.cli import study_report
 
     study = _load(pathlib.Path(args.file))
-    wanted = [_key_of(item) for item in study["runs"]]  # before a run fills its config in
+    wanted = [_key_of(item) for item in study["runs"]]
     book = _Book(study, pathlib.Path(args.results), pathlib.Path(args.workdir))
     if not args.report:
         for item in study["runs"]:
@@ -194,7 +194,7 @@ def _finish(name: str, item: dict, folder: pathlib.Path, needs: list[Needed]) ->
     began = time.monotonic()
     arm, seed, digest = _key_of(item)
     more = dict(needs=needs) if needs else {}
-    config = item["config"].copy_and_resolve_references()
+    config = item["config"].copy_and_resolve_references()  # a run fills in its own
     metrics, outcomes = study_kinds.KINDS[item["kind"]](config, folder, **more)
     return dict(
         study=name,

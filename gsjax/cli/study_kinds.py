@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from gsjax.cli import transfer_kinds
+from gsjax.cli import study_scores, transfer_kinds
 
 NEAREST_POINTS = 512  # farthest-point subset that the Chamfer baselines compare
 
@@ -28,11 +28,7 @@ def _untrained(config, folder):
 
 def _measure(config, system, variables):
     """(metrics, per-object outcomes) of the config's evaluators."""
-    from gsjax.train import loop, sharding
-
-    details = {}
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    metrics = loop.evaluate(config, system, variables, mesh, details=details)
+    metrics, details = study_scores.scores(config, system, variables)
     retrieval, classes = details["retrieval"], details["zero_shot"]
     outcomes = dict(
         index=retrieval["index"].tolist(),

@@ -4,11 +4,14 @@ Kinds of ``study_kinds``: (config, run folder, needs) -> (metrics, outcomes an o
 ``needs`` that was pre-trained gives the backbone's weights.
 """
 
+import json
 import logging
 import shutil
 import statistics
 
-LOSS_OF_TASK = dict(classify="hit", parts="iou", scenes="iou")  # per-object outcome
+from gsjax.cli import study_scores
+
+OUTCOME_OF_TASK = dict(classify="hit", parts="iou", scenes="iou")  # of each object or scene
 METRIC_OF_TASK = dict(
     classify="classification/top1",
     parts="segmentation/instance_miou",
@@ -44,7 +47,6 @@ def finetune(config, folder, needs=()):
     With ``config.study.time_added`` the steps grow by those that fit into the measured seconds of the
     pre-training, at the measured pace of the run without it.
     """
-    config = config.copy_and_resolve_references()
     rows = {need.config.study.get("role", ""): need.row["metrics"] for need in needs}
     config.optim.lr = rows["rate"]["lr"]
     if config.study.time_added:
@@ -61,17 +63,15 @@ def probe(config, folder, needs=()):
     import jax
 
     from gsjax.systems import base
-    from gsjax.train import loop, sharding, transfer
     from gsjax.train import state as state_lib
+    from gsjax.train import transfer
 
     system = base.build(config)
     variables = jax.jit(system.init)(jax.random.key(config.seed))
     if source := _weights(needs):
         arrays = transfer.backbone_arrays(variables, source, config.model)
         variables = state_lib.refill(variables, {**state_lib.flat(variables), **arrays})
-    details = {}
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    metrics = loop.evaluate(config, system, variables, mesh, details=details)
+    metrics, details = study_scores.scores(config, system, variables)
     return metrics, _outcomes(details["linear_probe"], "hit")
 
 
@@ -116,7 +116,7 @@ def nearest(config, folder):
 def _finetuned(config, folder, needs, split, study):
     """(metrics, outcomes) of a run, whose checkpoints are removed: there are hundreds of them."""
     from gsjax.systems import base
-    from gsjax.train import loop, sharding
+    from gsjax.train import loop
 
     if source := _weights(needs):
         config.init_backbone = str(source)
@@ -128,23 +128,22 @@ def _finetuned(config, folder, needs, split, study):
     for options in evaluators.values():
         options.split = split
     config.eval.evaluators = evaluators
-    details = {}
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    metrics = loop.evaluate(config, system, variables, mesh, details=details)
+    metrics, details = study_scores.scores(config, system, variables)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     metrics |= _time(folder, config.train.num_steps)
     (found,) = details.values()
-    return metrics, _outcomes(found, LOSS_OF_TASK[config.task])
+    return metrics, _outcomes(found, OUTCOME_OF_TASK[config.task])
 
 
 def _weights(needs):
-    """Folder of the pre-trained run among ``needs``, or None; made again where it is gone."""
+    """Folder of the pre-trained run among ``needs``, or None; finished where its weights are gone."""
     from gsjax.train import loop
 
     for need in needs:
         if need.config.study.get("role", "") == "weights":
-            if not (need.folder / "checkpoints").exists():
-                logging.warning("%s is gone: its run is made again", need.folder)
+            last = need.folder / "checkpoints" / str(need.config.train.num_steps)
+            if not last.exists():
+                logging.warning("%s is gone: its run is made again, or finished", last)
                 loop.run(need.config, need.folder)
             return need.folder
     return None
@@ -152,8 +151,6 @@ def _weights(needs):
 
 def _time(folder, num_steps: int) -> dict[str, float]:
     """Seconds of all steps at the median pace of the log: pauses and compiling do not count."""
-    import json
-
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     paces = [row["step_seconds"] for row in map(json.loads, lines) if "step_seconds" in row]
     pace = statistics.median(paces)

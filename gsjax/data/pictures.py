@@ -15,17 +15,16 @@ from gsjax.data import embeddings, features, store
 FIELDS = ("index", "uid", "category", "captions", "views")
 
 
-class DecodedRecords:
-    """Records of a split with ``views`` decoded and prepared, kept in memory up to a bound.
+class KeptRecords:
+    """Records whose ``views`` are arrays, kept in memory up to a bound.
 
     Args:
-        records: random access to records with ``FIELDS``.
-        prepare: uint8 [H, W, C] -> uint8 [S, S, 3].
-        memory: bytes of prepared pictures that may be kept.
+        records: random access.
+        memory: bytes of pictures that may be kept.
     """
 
-    def __init__(self, records, prepare: Callable[[np.ndarray], np.ndarray], memory: int = 1 << 30):
-        self._records, self._prepare, self._memory = records, prepare, memory
+    def __init__(self, records, memory: int = 1 << 30):
+        self._records, self._memory = records, memory
         self._kept: dict[int, dict] = {}
         self._used = 0
         self._lock = threading.Lock()
@@ -44,6 +43,31 @@ class DecodedRecords:
         kept = self._kept.get(position)
         if kept is not None:
             return kept
+        record = self._read(position)
+        with self._lock:
+            if self._used + record["views"].nbytes <= self._memory:
+                self._kept[position] = record
+                self._used += record["views"].nbytes
+        return record
+
+    def _read(self, position: int) -> dict:
+        return self._records[position]
+
+
+class DecodedRecords(KeptRecords):
+    """Records of a split with ``views`` decoded and prepared, kept in memory up to a bound.
+
+    Args:
+        records: random access to records with ``FIELDS``.
+        prepare: uint8 [H, W, C] -> uint8 [S, S, 3].
+        memory: bytes of prepared pictures that may be kept.
+    """
+
+    def __init__(self, records, prepare: Callable[[np.ndarray], np.ndarray], memory: int = 1 << 30):
+        super().__init__(records, memory)
+        self._prepare = prepare
+
+    def _read(self, position: int) -> dict:
         record = dict(self._records[position])
         pictures = [self._prepare(features.decode_png(data)) for data in record["views"]]
         if not pictures or not record["captions"]:
@@ -53,10 +77,6 @@ class DecodedRecords:
                 "views > 0"
             )
         record["views"] = np.stack(pictures)
-        with self._lock:
-            if self._used + record["views"].nbytes <= self._memory:
-                self._kept[position] = record
-                self._used += record["views"].nbytes
         return record
 
 

@@ -7,7 +7,7 @@ everywhere with objects; pictures are scaled to one size. Imports no JAX.
 import numpy as np
 from PIL import Image
 
-from gsjax.data import shapenet_renders
+from gsjax.data import pictures, shapenet_renders
 
 _TO_Y_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # (x, y, z) -> (x, z, -y)
 
@@ -19,18 +19,10 @@ class Records:
     Args:
         models: to read.
         size: of the pictures in pixels; rendered ones are scaled to it, and ``Ks`` with them.
-        memory: bytes of pictures that may be kept: decoding takes longer than a step.
     """
 
-    def __init__(self, models: shapenet_renders.ShapeNetRenders, size: int, memory: int = 1 << 30):
-        self._models, self._size, self._memory = models, size, memory
-        self._kept: dict[int, dict] = {}
-        self._used = 0
-
-    @property
-    def synsets(self) -> list[str]:
-        """Names of the categories."""
-        return self._models.synsets
+    def __init__(self, models: shapenet_renders.ShapeNetRenders, size: int):
+        self._models, self._size = models, size
 
     def __len__(self) -> int:
         return len(self._models)
@@ -42,17 +34,6 @@ class Records:
             FileNotFoundError: its folder is incomplete.
             ValueError: a file is damaged, or its pictures are not square.
         """
-        if index in self._kept:
-            return self._kept[index]
-        record = self._record(index)
-        if (
-            self._used + record["views"].nbytes <= self._memory
-        ):  # two threads may both keep it: no harm
-            self._kept[index] = record
-            self._used += record["views"].nbytes
-        return record
-
-    def _record(self, index: int) -> dict:
         model = self._models[index]
         height, width = model.images.shape[1:3]
         if height != width:
@@ -86,10 +67,13 @@ def _scaled(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(scaled.convert("RGBA"))
 
 
-def open_split(root, split: str, size: int, memory: int = 1 << 30) -> Records:
-    """Models of one split, kept in memory while they fit; incomplete ones are left out and counted.
+def open_split(root, split: str, size: int) -> tuple[pictures.KeptRecords, tuple[str, ...]]:
+    """Models of one split, kept in memory while they fit, and the names of all categories.
+
+    Incomplete models are left out and counted.
 
     Raises:
         FileNotFoundError, ValueError: as ``ShapeNetRenders``.
     """
-    return Records(shapenet_renders.ShapeNetRenders(root, split, check=True), size, memory)
+    models = shapenet_renders.ShapeNetRenders(root, split, check=True)
+    return pictures.KeptRecords(Records(models, size)), tuple(models.synsets)

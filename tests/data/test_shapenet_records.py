@@ -10,7 +10,7 @@ from tests.systems.unipre3d import tiny
 def test_points_and_cameras_are_turned_together_and_pictures_scaled(tmp_path):
     renders._tree(tmp_path)
     plain = shapenet_renders.ShapeNetRenders(tmp_path, "all")[1]
-    record = shapenet_records.open_split(tmp_path, "all", 8)[1]
+    record = shapenet_records.open_split(tmp_path, "all", 8)[0][1]
     assert record["uid"] == "02691156/b" and record["views"].shape == (3, 8, 8, 4)
     np.testing.assert_allclose(record["means"][:, 1], plain.points[:, 2])  # up is +y now
     point = 0.3 * plain.points[7].astype(np.float64)

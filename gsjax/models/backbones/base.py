@@ -164,6 +164,22 @@ def build(name: str, size: str = "small", *, dtype: Any = jnp.float32, **changes
     return file.Model(dataclasses.replace(file.PRESETS[size], **changes), dtype)
 
 
+def of_config(m) -> nn.Module:
+    """The backbone that ``config.model`` of a system describes.
+
+    Args:
+        m: with ``backbone``, ``backbone_size``, ``backbone_changes``, ``features`` and ``dtype``.
+
+    Raises:
+        ValueError: as :func:`build`, or an unknown feature.
+    """
+    changes = {name: plain(value) for name, value in m.backbone_changes.items()}
+    channels = num_channels(m.features)
+    return build(
+        m.backbone, m.backbone_size, dtype=jnp.dtype(m.dtype), channels=channels, **changes
+    )
+
+
 def plain(value):
     """Lists of config files as nested tuples, which dataclasses can hash."""
     return tuple(map(plain, value)) if isinstance(value, list | tuple) else value

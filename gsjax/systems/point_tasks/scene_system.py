@@ -11,7 +11,13 @@ import jax.numpy as jnp
 
 from gsjax.models.backbones import base as backbones
 from gsjax.systems import base
-from gsjax.systems.point_tasks import losses, model, scene_augment, scene_data
+from gsjax.systems.point_tasks import (
+    backbone_alone,
+    losses,
+    model,
+    scene_augment,
+    scene_data,
+)
 
 
 def build(config) -> base.System:
@@ -27,6 +33,7 @@ def build(config) -> base.System:
     source = scene_data.load(config)
     module = module_of(len(source.class_names))
     spec = scene_data.batch_spec(config)
+    points = functools.partial(_points, config)
     rules = (base.ParamRule(r"^backbone/", lr_scale=0.0),) if config.model.frozen else ()
     return base.System(
         name="point_tasks",
@@ -36,11 +43,11 @@ def build(config) -> base.System:
         predict_fns=dict(
             labels=functools.partial(_labels, module, config),
             confusion=functools.partial(_confusion, module, config),
-            embed=functools.partial(_embed, module, config),
+            embed=functools.partial(backbone_alone.embed, module, points),
         ),
         train_data=source.train,
         eval_data=source.evaluate,
-        norm_pass=functools.partial(_norm_pass, module, config),
+        norm_pass=functools.partial(backbone_alone.norm_pass, module, points),
         param_rules=rules,
         info=dict(
             task=config.task,
@@ -53,11 +60,7 @@ def build(config) -> base.System:
 
 def _module(config, classes: int) -> model.VoxelLabeller:
     m = config.model
-    changes = {name: backbones.plain(value) for name, value in m.backbone_changes.items()}
-    backbone = backbones.build(
-        m.backbone, m.backbone_size, dtype=jnp.dtype(m.dtype),
-        channels=backbones.num_channels(m.features), **changes,
-    )  # fmt: skip
+    backbone = backbones.of_config(m)
     if not model.has_voxels(backbone):
         known = [name for name in backbones.names() if _of_voxels(name)]
         raise ValueError(
@@ -164,19 +167,3 @@ def _majority(ids, labels, counted, *, classes: int, rows: int) -> jax.Array:
     at = jnp.where(counted, ids * classes + labels, rows * classes)
     votes = jnp.bincount(at, length=(rows + 1) * classes).reshape(rows + 1, classes)
     return jnp.argmax(votes, -1).astype(jnp.int32)[ids]
-
-
-def _embed(module, config, variables, batch):
-    """Pooled features of the backbone [B, D]."""
-    found = backbones.apply_alone(module.backbone, variables, _points(config, batch))
-    return dict(
-        gaussian=found.pooled,
-        category=batch["category"],
-        index=batch["index"],
-        valid=batch["valid"],
-    )
-
-
-def _norm_pass(module, config, variables, batch):
-    """Running statistics that the backbone's norms keep of a batch; see ``base.System``."""
-    return backbones.statistics_alone(module.backbone, variables, _points(config, batch))

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from gsjax.core import turns
 from gsjax.models.backbones import base as backbones
 from gsjax.systems import base
-from gsjax.systems.point_tasks import data, losses, model, scene_data, scene_system
+from gsjax.systems.point_tasks import (
+    backbone_alone,
+    data,
+    losses,
+    model,
+    scene_data,
+    scene_system,
+)
 
 _SCALES = (0.8, 1.25)
 
@@ -27,6 +34,7 @@ def build(config) -> base.System:
     source = data.load(config)
     module = _module(config, len(source.class_names))
     spec = data.batch_spec(config)
+    points = functools.partial(_points, config)
     rules = (base.ParamRule(r"^backbone/", lr_scale=0.0),) if config.model.frozen else ()
     return base.System(
         name="point_tasks",
@@ -35,11 +43,11 @@ def build(config) -> base.System:
         loss=functools.partial(_loss, module, config),
         predict_fns=dict(
             labels=functools.partial(_labels, module, config, source.answers),
-            embed=functools.partial(_embed, module, config),
+            embed=functools.partial(backbone_alone.embed, module, points),
         ),
         train_data=source.train,
         eval_data=source.evaluate,
-        norm_pass=functools.partial(_norm_pass, module, config),
+        norm_pass=functools.partial(backbone_alone.norm_pass, module, points),
         param_rules=rules,
         info=dict(
             task=config.task,
@@ -53,11 +61,7 @@ def build(config) -> base.System:
 
 def _module(config, classes: int):
     m = config.model
-    changes = {name: backbones.plain(value) for name, value in m.backbone_changes.items()}
-    backbone = backbones.build(
-        m.backbone, m.backbone_size, dtype=jnp.dtype(m.dtype),
-        channels=backbones.num_channels(m.features), **changes,
-    )  # fmt: skip
+    backbone = backbones.of_config(m)
     kind = model.ObjectClassifier if config.task == "classify" else model.PointLabeller
     return kind(backbone, classes, tuple(m.hidden), m.dropout, m.frozen)
 
@@ -130,19 +134,3 @@ def _labels(module, config, answers, variables, batch):
         index=batch["index"],
         valid=batch["valid"],
     )
-
-
-def _embed(module, config, variables, batch):
-    """Pooled features of the backbone [B, D]."""
-    found = backbones.apply_alone(module.backbone, variables, _points(config, batch))
-    return dict(
-        gaussian=found.pooled,
-        category=batch["category"],
-        index=batch["index"],
-        valid=batch["valid"],
-    )
-
-
-def _norm_pass(module, config, variables, batch):
-    """Running statistics that the backbone's norms keep of a batch; see ``base.System``."""
-    return backbones.statistics_alone(module.backbone, variables, _points(config, batch))

@@ -100,10 +100,11 @@ def _renders(config) -> Source:
         )
 
     @functools.cache
-    def records(split):
+    def opened(split):
         return shapenet_records.open_split(d.source, split, d.view_size)
 
-    return Source(**_datasets(config, records), class_names=tuple(records("train").synsets))
+    datasets = _datasets(config, lambda split: opened(split)[0])
+    return Source(**datasets, class_names=opened("train")[1])
 
 
 def _datasets(config, records) -> dict[str, Callable]:

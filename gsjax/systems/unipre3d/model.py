@@ -73,13 +73,7 @@ def build(config) -> UniPre3D:
             backbone.
     """
     m = config.model
-    backbone = backbones.build(
-        m.backbone,
-        m.backbone_size,
-        dtype=jnp.dtype(m.dtype),
-        channels=backbones.num_channels(m.features),
-        **{name: backbones.plain(value) for name, value in m.backbone_changes.items()},
-    )
+    backbone = backbones.of_config(m)
     return UniPre3D(backbone, head_lib.HeadConfig(**m.head.to_dict()), _fusion(m, backbone))
 
 
