@@ -7,7 +7,8 @@ run adds one JSON row to ``results/<name>.jsonl``; rows that are there, or in th
 ``rows_of``, are not run again.
 
 A run may have ``needs``, other runs whose rows and folders it reads (weights, a chosen learning rate): they
-are run first. Those of another study say so (``study=NAME``): their rows go to that study's file.
+are run first. Those of another study say so (``study=NAME``): their rows go to that study's file. Backbones
+that other runs started from lie in ``results/backbones``.
 """
 
 import argparse
@@ -65,6 +66,7 @@ class Needed(NamedTuple):
     config: Any
     folder: pathlib.Path
     row: dict
+    backbone: pathlib.Path  # file beside the rows that outlives the folder, once something wrote it
 
 
 class _Book:
@@ -96,7 +98,8 @@ class _Book:
 
     def _needed(self, item: dict) -> Needed:
         config, folder = item["config"].copy_and_resolve_references(), self._folder(item)
-        return Needed(config, folder, self.row(item))
+        file = self._results / "backbones" / folder.parent.name / f"{folder.name}.safetensors"
+        return Needed(config, folder, self.row(item), file)
 
     def _folder(self, item: dict) -> pathlib.Path:
         arm, seed, digest = _key_of(item)

@@ -136,16 +136,21 @@ def _finetuned(config, folder, needs, split, study):
 
 
 def _weights(needs):
-    """Folder of the pre-trained run among ``needs``, or None; finished where its weights are gone."""
-    from gsjax.train import loop
+    """File of the backbone of the pre-trained run among ``needs``, or None.
+
+    It is written from the run's folder once; where that is gone too, the run is made again or finished.
+    """
+    from gsjax.train import loop, transfer
 
     for need in needs:
         if need.config.study.get("role", "") == "weights":
-            last = need.folder / "checkpoints" / str(need.config.train.num_steps)
-            if not last.exists():
-                logging.warning("%s is gone: its run is made again, or finished", last)
-                loop.run(need.config, need.folder)
-            return need.folder
+            if not need.backbone.exists():
+                last = need.folder / "checkpoints" / str(need.config.train.num_steps)
+                if not last.exists():
+                    logging.warning("%s is gone: its run is made again, or finished", last)
+                    loop.run(need.config, need.folder)
+                transfer.export(need.folder, need.backbone)
+            return need.backbone
     return None
 
 

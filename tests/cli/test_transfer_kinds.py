@@ -85,6 +85,9 @@ def test_a_study_from_pretraining_to_table(tmp_path, capsys):
     assert longer["num_steps"] == 2 + round(seconds / pace)
     hits = {arm: row["outcomes"]["hit"] for arm, row in rows.items() if "hit" in row["outcomes"]}
     assert {len(h) for arm, h in hits.items() if "rate" not in arm} == {26}
+    # The backbone lies beside the rows, so that later runs do without the pre-training's folder.
+    (kept,) = (results / "backbones" / "first").iterdir()
+    assert kept.suffix == ".safetensors"
     # A run began from the weights that it was given, another did not.
     configs = {
         path.parent.name: json.loads(path.read_text())
