@@ -36,7 +36,7 @@ def write(scene: scenes.Scene, folder: str | Path) -> Path:
         ``folder``.
 
     Raises:
-        FileExistsError: it exists.
+        FileExistsError: it exists, or another process made it meanwhile.
         ValueError: views of different sizes, or labels on some views only.
     """
     folder = Path(folder)
@@ -76,7 +76,12 @@ def write(scene: scenes.Scene, folder: str | Path) -> Path:
         }
         (scratch / _META).write_text(json.dumps(meta))
         os.chmod(scratch, 0o755)
-        os.rename(scratch, folder)
+        try:
+            os.rename(scratch, folder)
+        except OSError as error:
+            if folder.exists():
+                raise FileExistsError(f"folder: {folder} appeared while it was written") from error
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
@@ -85,6 +90,8 @@ def write(scene: scenes.Scene, folder: str | Path) -> Path:
 def write_all(source: Sequence[scenes.Scene], root: str | Path) -> "StoredScenes":
     """Writes every scene of a set to ``<root>/000000`` and so on; those that are there are kept.
 
+    Several processes may write the same set at once: of each scene the first that is whole counts.
+
     Raises:
         ValueError: a folder holds another scene than the set's.
     """
@@ -92,9 +99,12 @@ def write_all(source: Sequence[scenes.Scene], root: str | Path) -> "StoredScenes
     for index in range(len(source)):
         folder, scene = root / f"{index:06d}", source[index]
         if not folder.exists():
-            write(scene, folder)
-            logging.info("scene_store: wrote %s to %s", scene.name, folder)
-        elif (found := StoredScene(folder).name) != scene.name:
+            try:
+                write(scene, folder)
+                logging.info("scene_store: wrote %s to %s", scene.name, folder)
+            except FileExistsError:
+                logging.info("scene_store: another process wrote %s", folder)
+        if (found := StoredScene(folder).name) != scene.name:
             raise ValueError(
                 f"root: {folder} holds scene {found!r}, not {scene.name!r}; choose another root"
             )

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import dense_conv, sparse_conv, voxels
+from gsjax.core import dense_conv, sparse_conv, voxel_pooling, voxels
 
 CONVS = (*sparse_conv.FORMS, "dense")
 
@@ -64,6 +64,22 @@ def pyramid(
         masks = [dense_conv.inside(k, side >> i) for i, k in enumerate(sets)]
         dropped = dropped + jnp.sum((voxels.is_voxel(keys) & ~masks[0]).astype(jnp.int32), -1)
     return [Level(*x) for x in zip(sets, masks, tables, [*families, None], strict=True)], dropped
+
+
+def without_masked(levels: list[Level], mask: jax.Array) -> list[Level]:
+    """The levels without masked voxels, and without parents that have no others.
+
+    Args:
+        levels: of :func:`pyramid`.
+        mask: bool [B, V] of the finest level's voxels; False is masked.
+    """
+    found = []
+    for level in levels:
+        mask = mask & level.mask
+        found.append(level._replace(mask=mask))
+        if level.family is not None:
+            mask = voxel_pooling.any_child(mask, level.family)
+    return found
 
 
 def finer_table(keys: jax.Array, table: jax.Array, family: voxels.Parents, size: int) -> jax.Array:

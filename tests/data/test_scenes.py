@@ -229,6 +229,20 @@ def test_stored_scenes_read_back_the_same(tmp_path, near):
     assert not list((tmp_path / "set").glob(".making*"))
 
 
+def test_two_processes_may_write_one_set(tmp_path):
+    class Overtaken(WallScene):
+        """Another process finishes the same scene while this one is asked for its first view."""
+
+        def view(self, frame):
+            if not (tmp_path / "000000").exists():
+                scene_store.write(WallScene(num_frames=3), tmp_path / "000000")
+            return super().view(frame)
+
+    stored = scene_store.write_all([Overtaken(num_frames=3)], tmp_path)
+    assert len(stored) == 1 and stored[0].num_frames == 3
+    assert not list(tmp_path.glob(".making*"))
+
+
 def test_damaged_stores_say_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no stored scenes"):
         scene_store.StoredScenes(tmp_path)

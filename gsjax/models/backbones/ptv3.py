@@ -191,7 +191,7 @@ class Model(nn.Module):
             sites = voxel_sites.fused(sites, fuse)
             if sites.voxels is not before:
                 levels, lost = self._pyramid(sites)
-        levels = _masked(levels, sites.mask)
+        levels = voxel_layers.without_masked(levels, sites.mask)
         feat = self._unet(sites.feat.astype(self.dtype), levels, train, keys)
         mask = levels[0].mask
         return base.PointFeatures(
@@ -246,17 +246,6 @@ def _curves(config: Config, level: voxel_layers.Level, number: int, keys, place:
         draws = base.uniform(keys, place, (len(config.orders),))
         orders = jnp.take_along_axis(orders, jnp.argsort(draws, -1)[..., None], -2)
     return Curves(orders, voxel_orders.inverse(orders))
-
-
-def _masked(levels: list[voxel_layers.Level], mask: jax.Array) -> list[voxel_layers.Level]:
-    """The levels without masked voxels, and without parents that have no others."""
-    masked = []
-    for level in levels:
-        mask = mask & level.mask
-        masked.append(level._replace(mask=mask))
-        if level.family is not None:
-            mask = voxel_pooling.any_child(mask, level.family)
-    return masked
 
 
 class Norm(nn.Module):

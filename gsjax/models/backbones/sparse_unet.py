@@ -152,7 +152,7 @@ class Model(nn.Module):
             sites = voxel_sites.fused(sites, fuse)
             if sites.voxels is not before:
                 levels, lost = self._pyramid(sites)
-        levels[0] = levels[0]._replace(mask=levels[0].mask & sites.mask)
+        levels = voxel_layers.without_masked(levels, sites.mask)
         feat = jnp.where(levels[0].mask[..., None], sites.feat, 0.0)
         feat = self._unet(feat, levels, train)
         mask = levels[0].mask

@@ -4,12 +4,14 @@ Reference and tolerances: a cloud with masked junk appended is the same cloud, s
 to rounding (sums are regrouped): 1e-5 relative to the size of the features.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gsjax.core import voxels
 from gsjax.models.backbones import base
 
 quick_jit_options = {"xla_backend_optimization_level": 0}  # compiles in half the time
@@ -150,6 +152,32 @@ def check_fuse(name: str, model, points: base.PointBatch):
     assert float(changed.max()) > 1e-3
     if base.module(name).FUSE_AT == "last":
         np.testing.assert_allclose(changed, 1.0, atol=1e-4)
+
+
+def check_masked_sites(model, variables, points: base.PointBatch):
+    """Voxels that ``fuse`` masks are as if it had taken them away: in features and in statistics."""
+
+    def without_first(sites, remove):
+        keep = sites.mask.at[:, :9].set(False)
+        if not remove:
+            return sites._replace(mask=keep, feat=sites.feat.at[:, :9].set(jnp.nan))
+        keys = jnp.where(keep, sites.voxels, voxels.SENTINEL)
+        rows = jnp.argsort(keys)
+        kept = [
+            jnp.take_along_axis(x, rows.reshape(*rows.shape, *[1] * (x.ndim - 2)), 1)
+            for x in (keys, sites.xyz, sites.feat, keep)
+        ]
+        return sites._replace(voxels=kept[0], xyz=kept[1], feat=kept[2], mask=kept[3])
+
+    def found(remove):
+        fuse = functools.partial(without_first, remove=remove)
+        options = dict(train=True, mutable=["batch_stats"])
+        return apply(model, variables, points, fuse=fuse, **options)
+
+    (masked, stats), (removed, other_stats) = found(False), found(True)
+    assert (masked.mask.sum(1) == removed.mask.sum(1)).all()
+    assert_same(masked, removed, 1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), stats, other_stats)
 
 
 def num_parameters(model, points: base.PointBatch) -> int:

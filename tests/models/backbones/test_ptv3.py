@@ -217,24 +217,7 @@ def test_points_in_another_order_and_wider_fused_sites_give_the_same():
 @SLOW
 def test_sites_that_fusion_masks_reach_no_other():
     model = ptv3.Model(TINY)
-    variables = random_variables(model, POINTS)
-
-    def without_first(sites, remove):
-        keep = sites.mask.at[:, :9].set(False)
-        if not remove:
-            return sites._replace(mask=keep, feat=sites.feat.at[:, :9].set(jnp.nan))
-        keys = jnp.where(keep, sites.voxels, voxels.SENTINEL)
-        rows = jnp.argsort(keys)
-        move = lambda x: jnp.take_along_axis(x, rows.reshape(*rows.shape, *[1] * (x.ndim - 2)), 1)  # noqa: E731
-        keys, xyz, feat, keep = map(move, (keys, sites.xyz, sites.feat, keep))
-        return sites._replace(voxels=keys, xyz=xyz, feat=feat, mask=keep)
-
-    found = [
-        suite.apply(model, variables, POINTS, fuse=functools.partial(without_first, remove=remove))
-        for remove in (False, True)
-    ]
-    assert (found[0].mask.sum(1) == found[1].mask.sum(1)).all()
-    suite.assert_same(*found, 2e-5)
+    suite.check_masked_sites(model, random_variables(model, POINTS), POINTS)
 
 
 def test_what_finds_no_place_is_counted_and_the_rest_is_finite():

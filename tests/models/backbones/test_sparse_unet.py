@@ -53,6 +53,11 @@ def test_contract_of_backbones(check):
     check(sparse_unet.Model(SHALLOW), POINTS)
 
 
+def test_sites_that_fusion_masks_reach_no_other():
+    model = sparse_unet.Model(SHALLOW)
+    suite.check_masked_sites(model, suite.init(model, POINTS), POINTS)
+
+
 def test_parameters_of_the_paper_preset():
     # All of convolutions, norms and shortcuts; the classifier of the reference is not counted.
     model = base.build("sparse_unet", "paper")
