@@ -92,10 +92,10 @@ def optim_block() -> ml_collections.ConfigDict:
         dict(
             name="adamw",  # 'adamw' | 'sgd'
             lr=1e-3,
-            wd=0.1,  # decoupled; never on biases and tensors of rank <= 1
+            wd=0.1,  # beside the moments; of sgd, in them; never on biases and tensors of rank <= 1
             betas=(0.9, 0.999),
             eps=1e-8,
-            momentum=0.0,  # sgd only
+            momentum=0.0,  # sgd only, which also reads a field ``nesterov`` if there is one
             clip=5.0,  # global gradient norm; 0 = off
             warmup=0.05,  # below 1: share of all steps; from 1 on: steps
             schedule="cosine",  # 'cosine' | 'constant'

@@ -118,7 +118,8 @@ def _paper(config):
         config.train.batch_size = 12  # C
         config.train.num_steps = 80_000  # C: 800 times through 1,201 scenes
     else:
-        config.optim.name = "sgd"  # C: with Nesterov momentum, which is plain here
+        config.optim.name = "sgd"  # C
+        config.optim.nesterov = True  # C
         config.optim.lr = 0.05  # C
         config.optim.momentum = 0.9  # C
         config.optim.wd = 1e-4  # C

@@ -21,7 +21,7 @@ from configs.studies import unipre3d_scene_views
 SEEDS = range(3)
 CHOICE_SEED = 100
 RATES = (1e-3, 3e-3, 1e-2)
-SETTINGS = {"8 rooms": (8, 150), "all rooms": (0, 300)}  # fit_scenes, steps
+SETTINGS = {"8 rooms": (8, 150), "all rooms": (0, 200)}  # fit_scenes, steps
 
 
 def _config(backbone: str, setting: str, seed: int, arm: str, **study):

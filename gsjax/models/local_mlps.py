@@ -1,4 +1,4 @@
-"""Residual perceptrons on the neighbourhoods of points, as in PointMLP (arXiv 2202.07123).
+"""Residual perceptrons on the neighbourhoods of points, as in PointMLP (arXiv 2202.07123) and PCM.
 
 Everything is masked: a masked point enters neither a group, nor a maximum, nor the statistics of a
 norm. Whole networks are in ``models.backbones``; queries that learn nothing in ``core.points``.
@@ -18,10 +18,11 @@ SPREAD_EPS = 1e-5
 
 
 class Layer(nn.Module):
-    """Dense layer without bias, batch norm over valid rows and ReLU; masked rows are 0.
+    """Dense layer, batch norm over valid rows and ReLU; masked rows are 0.
 
     Attributes:
         width: of the result.
+        use_bias: whether the dense layer has one.
         relu: whether a ReLU follows.
         coordinates: whether the input holds absolute coordinates; the product is then float32 (at
             least) at full precision.
@@ -29,6 +30,7 @@ class Layer(nn.Module):
     """
 
     width: int
+    use_bias: bool = False
     relu: bool = True
     coordinates: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -39,7 +41,9 @@ class Layer(nn.Module):
         dtype, precision = self.dtype, None
         if self.coordinates:
             dtype, precision = jnp.promote_types(dtype, jnp.float32), jax.lax.Precision.HIGHEST
-        dense = nn.Dense(self.width, use_bias=False, dtype=dtype, precision=precision, name="dense")
+        dense = nn.Dense(
+            self.width, use_bias=self.use_bias, dtype=dtype, precision=precision, name="dense"
+        )
         x = masked_norm.MaskedBatchNorm(dtype=self.dtype, name="norm")(dense(x), mask, train)
         return nn.relu(x) if self.relu else x
 
@@ -47,14 +51,17 @@ class Layer(nn.Module):
 class Residual(nn.Module):
     """``relu(x + layer(relu(layer(x))))``."""
 
+    use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """x: [..., C], mask: bool [...] -> [..., C]."""
         width = x.shape[-1]
-        y = Layer(width, dtype=self.dtype, name="layer_0")(x, mask, train)
-        y = Layer(width, relu=False, dtype=self.dtype, name="layer_1")(y, mask, train)
+        y = Layer(width, self.use_bias, dtype=self.dtype, name="layer_0")(x, mask, train)
+        y = Layer(width, self.use_bias, relu=False, dtype=self.dtype, name="layer_1")(
+            y, mask, train
+        )
         return nn.relu(x + y)
 
 
@@ -86,16 +93,15 @@ class LocalGroup(nn.Module):
     def __call__(
         self, xyz: jax.Array, feat: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """xyz: [B, N, 3], feat: [B, N, C], mask: bool [B, N] -> the same three of
-        ``max(1, N // reduce)`` centres."""
+        """xyz: [B, N, 3], feat: [B, N, C], mask: bool [B, N] -> rows of the centres among the points
+        [B, M], their features [B, M, width] and whether they are valid [B, M], M = max(1, N // reduce)."""
         num = max(1, xyz.shape[1] // self.reduce)
         rows = queries.farthest_point_sampling(xyz, num, mask=mask)
         # Farthest points are sampled one by one: fewer centres are the first of many.
         count = jnp.sum(mask, -1, keepdims=True, dtype=jnp.int32)
         valid = (jnp.arange(num) < jnp.maximum(count // self.reduce, 1)) & (count > 0)
         take = lambda x: jnp.take_along_axis(x, rows[..., None], 1)  # noqa: E731
-        centers = take(xyz)
-        near, squared = queries.knn(centers, xyz, self.neighbours, mask=mask)
+        near, squared = queries.knn(take(xyz), xyz, self.neighbours, mask=mask)
         found = jnp.isfinite(squared) & valid[..., None]
         columns = feat.astype(jnp.promote_types(feat.dtype, jnp.float32))
         if self.use_xyz:
@@ -114,8 +120,13 @@ class LocalGroup(nn.Module):
         x = nn.relu(norm(x, found, train))
         block = nn.remat(Residual, static_argnums=(3,)) if self.remat else Residual
         for i in range(self.blocks):
-            x = block(self.dtype, name=f"blocks_{i}")(x, found, train)
-        return jnp.where(valid[..., None], centers, 0.0), base.masked_max(x, found), valid
+            x = block(dtype=self.dtype, name=f"blocks_{i}")(x, found, train)
+        return rows, base.masked_max(x, found), valid
+
+
+def places(xyz: jax.Array, rows: jax.Array, valid: jax.Array) -> jax.Array:
+    """Positions [B, M, 3] of the rows [B, M] of xyz [B, N, 3]; 0 where not valid [B, M]."""
+    return jnp.where(valid[..., None], jnp.take_along_axis(xyz, rows[..., None], 1), 0.0)
 
 
 class Carry(nn.Module):
@@ -123,6 +134,7 @@ class Carry(nn.Module):
 
     width: int
     blocks: int
+    use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -136,7 +148,7 @@ class Carry(nn.Module):
         (xyz, skip, mask), (places, feat, found) = fine, coarse
         carried = point_groups.interpolate(xyz, places, feat, mask=found)
         x = jnp.concatenate([skip, carried.astype(skip.dtype)], -1)
-        x = Layer(self.width, dtype=self.dtype, name="layer")(x, mask, train)
+        x = Layer(self.width, self.use_bias, dtype=self.dtype, name="layer")(x, mask, train)
         for i in range(self.blocks):
-            x = Residual(self.dtype, name=f"blocks_{i}")(x, mask, train)
+            x = Residual(self.use_bias, self.dtype, name=f"blocks_{i}")(x, mask, train)
         return x

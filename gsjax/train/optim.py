@@ -75,9 +75,10 @@ def build(config, num_steps: int, params, rules: Sequence[base.ParamRule]) -> Op
     parts = [optax.masked(optax.set_to_zero(), frozen)]
     if config.clip:
         parts.append(optax.clip_by_global_norm(config.clip))
-    parts.append(optax.masked(_moments(config), trainable))
-    if config.wd:
-        parts.append(optax.add_decayed_weights(config.wd, mask=decays))
+    moments = optax.masked(_moments(config), trainable)
+    decay = optax.add_decayed_weights(config.wd, mask=decays) if config.wd else optax.identity()
+    # Stochastic gradient descent with decay in its momentum, as in torch; AdamW with decay beside it.
+    parts += [decay, moments] if config.name == "sgd" else [moments, decay]
     return Optimizer(optax.chain(*parts), make_schedule(config, num_steps), scales)
 
 
@@ -85,7 +86,8 @@ def _moments(config) -> optax.GradientTransformation:
     if config.name == "adamw":
         return optax.scale_by_adam(*config.betas, eps=config.eps)
     if config.name == "sgd":
-        return optax.trace(config.momentum) if config.momentum else optax.identity()
+        nesterov = config.get("nesterov", False)
+        return optax.trace(config.momentum, nesterov) if config.momentum else optax.identity()
     raise ValueError(f"optim.name: unknown optimiser {config.name!r}; known: adamw, sgd")
 
 

@@ -25,8 +25,9 @@ def test_groups_are_the_loop(use_xyz):
     variables = jax.tree.map(lambda x: rng.uniform(0.2, 1.5, x.shape), variables)
     p, s = variables["params"], variables["batch_stats"]["norm"]
     run = jax.jit(lambda v: group.apply(v, xyz, feat, mask, train=False))
-    places, found, valid = run(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables))
+    rows_found, found, valid = run(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables))
     assert valid.sum(1).tolist() == [4, 1]
+    places = local_mlps.places(xyz, rows_found, valid)
     for b in range(2):
         rows = np.asarray(xyz[b], float)[mask[b]]
         columns = own = np.asarray(feat[b], float)[mask[b]]

@@ -71,6 +71,20 @@ def test_adamw_by_hand():
     np.testing.assert_allclose(new["blocks_0"]["bias"], 1 - 0.1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_decays_in_its_momentum(nesterov):
+    config = block(name="sgd", clip=0.0, wd=0.5, lr=0.1, warmup=0.0, schedule="constant")
+    config.update(dict(momentum=0.9, nesterov=nesterov))
+    tx = optim.build(config, 10, PARAMS, [])
+    state, params, kernel, trace = tx.init(PARAMS), PARAMS, 1.0, 0.0
+    for step in range(3):
+        grads = jax.tree.map(jnp.ones_like, PARAMS)
+        params, state, _ = tx.update(grads, state, params, jnp.int32(step))
+        trace = 0.9 * trace + 1.0 + 0.5 * kernel
+        kernel -= 0.1 * (0.9 * trace + 1.0 + 0.5 * kernel if nesterov else trace)
+    np.testing.assert_allclose(params["blocks_1"]["kernel"], kernel, rtol=1e-5)
+
+
 @pytest.mark.parametrize("warmup, steps", [(0.1, 10), (10.0, 10)])
 def test_schedule_warms_up_by_share_or_steps_then_follows_the_cosine(warmup, steps):
     schedule = optim.make_schedule(block(lr=2.0, warmup=warmup, final_scale=0.1), 100)

@@ -22,14 +22,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import local_groups, point_groups, serialization
-from gsjax.core import points as queries
-from gsjax.models import mamba, masked_norm, transformer
+from gsjax.core import serialization
+from gsjax.models import local_mlps, mamba, transformer
 from gsjax.models.backbones import base
 
 FUSE_AT = "last"
 NORM_EPS = 1e-5
-SPREAD_EPS = 1e-5
 PAPER_ORDERS = (*serialization.SNAKES, "hilbert", "z", "z-trans")
 
 
@@ -117,78 +115,6 @@ PRESETS = {
 }  # fmt: skip
 
 
-class Layer(nn.Module):
-    """Dense layer, batch norm over valid rows, ReLU; masked rows are 0."""
-
-    width: int
-    use_bias: bool = False
-    relu: bool = True
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """x: [..., C], mask: bool [...] -> [..., width]."""
-        x = nn.Dense(self.width, use_bias=self.use_bias, dtype=self.dtype, name="dense")(x)
-        x = masked_norm.MaskedBatchNorm(dtype=self.dtype, name="norm")(x, mask, train)
-        return nn.relu(x) if self.relu else x
-
-
-class Residual(nn.Module):
-    """``relu(x + layer(relu(layer(x))))``."""
-
-    use_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """x: [..., C], mask: bool [...] -> [..., C]."""
-        width = x.shape[-1]
-        y = Layer(width, self.use_bias, dtype=self.dtype, name="layer_0")(x, mask, train)
-        y = Layer(width, self.use_bias, relu=False, dtype=self.dtype, name="layer_1")(
-            y, mask, train
-        )
-        return nn.relu(x + y)
-
-
-class Group(nn.Module):
-    """Fewer points: a perceptron over each centre's neighbours, and its maximum."""
-
-    width: int
-    reduce: int
-    neighbours: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, xyz: jax.Array, feat: jax.Array, mask: jax.Array, train: bool
-    ) -> tuple[jax.Array, jax.Array]:
-        """xyz: [B, N, 3], feat: [B, N, C], mask: bool [B, N] -> rows of the centres and whether they
-        are valid [B, N // reduce], and their features [B, N // reduce, width]."""
-        num = max(1, xyz.shape[1] // self.reduce)
-        rows = queries.farthest_point_sampling(xyz, num, mask=mask)
-        count = jnp.sum(mask, -1, keepdims=True)
-        valid = (jnp.arange(num) < jnp.maximum(count // self.reduce, 1)) & (count > 0)
-        near, squared = queries.knn(_rows(xyz, rows), xyz, self.neighbours, mask=mask)
-        found = jnp.isfinite(squared) & valid[..., None]
-        own = _rows(feat, rows)
-        # float32: offsets of positions, and the deviation of everything, lose too much in bfloat16.
-        both = jnp.concatenate([feat.astype(xyz.dtype), xyz], -1)
-        offsets = queries.gather(both, near) - _rows(both, rows)[:, :, None]
-        size = local_groups.spread(offsets, found)[:, None, None, None]
-        scale = self.param("scale", nn.initializers.ones, offsets.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, offsets.shape[-1:])
-        offsets = scale * (offsets / (size + SPREAD_EPS)) + bias
-        # One dense layer on both, side by side; the centre's part is the same for all neighbours.
-        dense = lambda name: nn.Dense(  # noqa: E731
-            self.width, use_bias=False, dtype=self.dtype, name=name
-        )
-        x = dense("near")(offsets) + dense("own")(own)[:, :, None]
-        norm = masked_norm.MaskedBatchNorm(dtype=self.dtype, name="norm")
-        x = nn.relu(norm(x, found, train))
-        x = Residual(dtype=self.dtype, name="residual")(x, found, train)
-        return rows, valid, base.masked_max(x, found)
-
-
 class Reader(nn.Module):
     """One Mamba layer: ``mixer(norm(tokens))``; the residual stream is kept by the caller."""
 
@@ -234,7 +160,7 @@ class Model(nn.Module):
         config = self.config
         base.inputs(points, config.channels, "pcm")
         xyz, feat, mask = base.clean(points)
-        embed = Layer(config.embed, dtype=self.dtype, name="embed")
+        embed = local_mlps.Layer(config.embed, dtype=self.dtype, name="embed")
         x = embed(jnp.concatenate([xyz, feat], -1), mask, train)
         levels = [(xyz, x, mask)]
         names = list(dict.fromkeys(config.orders))
@@ -248,9 +174,12 @@ class Model(nn.Module):
             dense = lambda name, width=width: nn.Dense(  # noqa: E731
                 width, use_bias=False, dtype=self.dtype, name=name
             )
-            group = Group(width, config.reduce[i], config.neighbours, self.dtype, name=f"group_{i}")
-            rows, valid, x = group(*levels[-1], train)
-            xyz, mask = jnp.where(valid[..., None], _rows(levels[-1][0], rows), 0.0), valid
+            group = local_mlps.LocalGroup(
+                width, config.reduce[i], config.neighbours, 1, True, dtype=self.dtype,
+                name=f"group_{i}",
+            )  # fmt: skip
+            rows, x, mask = group(*levels[-1], train)
+            xyz = local_mlps.places(levels[-1][0], rows, mask)
             if stream is not None:
                 stream = _rows(stream, rows)
                 stream = stream if stream.shape[-1] == width else dense(f"stream_{i}")(stream)
@@ -288,11 +217,10 @@ class Model(nn.Module):
         """Features of all points [B, N, decoder[-1]] from those of every level, finest first."""
         (places, x, found), finer = levels[-1], levels[-2::-1]
         for i, (xyz, own, mask) in enumerate(finer):
-            carried = point_groups.interpolate(xyz, places, x, mask=found)
-            x = jnp.concatenate([own, carried], -1)
-            layer = Layer(self.config.decoder[i], True, dtype=self.dtype, name=f"decoder_{i}")
-            residual = Residual(True, self.dtype, name=f"decoder_{i}_residual")
-            x = residual(layer(x, mask, train), mask, train)
+            carry = local_mlps.Carry(
+                self.config.decoder[i], 1, True, self.dtype, name=f"decoder_{i}"
+            )
+            x = carry((xyz, own, mask), (places, x, found), train)
             places, found = xyz, mask
         return x
 

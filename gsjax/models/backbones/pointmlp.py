@@ -114,9 +114,10 @@ class Stage(nn.Module):
             self.dtype,
             name="group",
         )
-        xyz, x, mask = group(xyz, feat, mask, train)
+        rows, x, found = group(xyz, feat, mask, train)
+        xyz, mask = local_mlps.places(xyz, rows, found), found
         for j in range(cfg.post_blocks[i]):
-            x = local_mlps.Residual(self.dtype, name=f"blocks_{j}")(x, mask, train)
+            x = local_mlps.Residual(dtype=self.dtype, name=f"blocks_{j}")(x, mask, train)
         return xyz, x, mask
 
 
@@ -155,7 +156,7 @@ class Model(nn.Module):
         _, top, found = coarse = levels[-1]
         for i, fine in enumerate(levels[-2::-1]):
             carry = local_mlps.Carry(
-                cfg.decoder[i], cfg.decoder_blocks[i], self.dtype, name=f"decoder_{i}"
+                cfg.decoder[i], cfg.decoder_blocks[i], dtype=self.dtype, name=f"decoder_{i}"
             )
             coarse = (fine[0], carry(fine, coarse, train), fine[2])
         dropped = jnp.zeros(xyz.shape[0], jnp.int32)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.models import mamba
+from gsjax.models import local_mlps, mamba
 from gsjax.models.backbones import base, pcm
 from tests.models.backbones import suite
 
@@ -78,13 +78,13 @@ def test_parameters_of_the_released_layers():
     assert count == mamba_layers + groups + others + decoder == 36_358_680
 
 
-def test_group_is_the_loop():
+def test_group_with_positions_and_a_block_is_the_loop():
     points = suite.cloud(0, 2, 9, 3)
     mask = jnp.arange(9) < jnp.asarray([[9], [6]])
-    group = pcm.Group(4, 2, 3)
+    group = local_mlps.LocalGroup(4, 2, 3, 1, True)
     arguments = (points.xyz, points.feat, mask, False)
     variables = variables_of(group, *arguments)
-    rows, valid, got = group.apply(variables, *arguments)
+    rows, got, valid = group.apply(variables, *arguments)
     assert np.asarray(valid).sum(1).tolist() == [4, 3]
     p = jax.tree.map(np.asarray, variables["params"])
     stats = jax.tree.map(np.asarray, variables["batch_stats"])
@@ -101,9 +101,9 @@ def test_group_is_the_loop():
             x = np.maximum(batch_norm(x, p["norm"], stats["norm"]), 0)
             y = x
             for name in ("layer_0", "layer_1"):
-                layer = p["residual"][name]
+                layer = p["blocks_0"][name]
                 y = y @ layer["dense"]["kernel"]
-                y = batch_norm(y, layer["norm"], stats["residual"][name]["norm"])
+                y = batch_norm(y, layer["norm"], stats["blocks_0"][name]["norm"])
                 y = np.maximum(y, 0) if name == "layer_0" else y
             np.testing.assert_allclose(got[b, g], np.maximum(x + y, 0).max(0), atol=1e-5)
 
