@@ -41,6 +41,7 @@ NO_JAX = ("io", "data")
 # input pipeline's worker processes.
 BUILDERS = {
     "render.py", "build.py", "embed.py", "mesh_views.py", "procedural_build.py", "twins.py",
+    "mesh_collections.py", "paired_build.py", "paired_surface.py",
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "misc.py"}
 

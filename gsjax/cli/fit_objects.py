@@ -78,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
         jax.config.update("jax_num_cpu_devices", args.devices or os.cpu_count() or 1)
     from absl import logging
 
-    from gsjax.data import fitted
-    from gsjax.systems.scene_fit import batch_size, collections, factory
+    from gsjax.data import fitted, mesh_collections
+    from gsjax.systems.scene_fit import batch_size, factory
 
     logging.set_verbosity(logging.INFO)
     plan = _plan(args)
-    items, collection = collections.load(args.source)
+    items, collection = mesh_collections.load(args.source)
     items = _chosen(items, args)
     shard = factory.shard_of(items, args.shard, args.num_shards)
     fitted.check_identity(args.out, plan.identity(collection))
@@ -136,6 +136,7 @@ def _sampled(items, count):
 
 
 def _plan(args):
+    from gsjax.data import mesh_views
     from gsjax.systems.scene_fit import factory, modelnet
 
     recipe = factory.RECIPES[args.recipe]
@@ -150,7 +151,7 @@ def _plan(args):
         }  # fmt: skip
     recipe = dataclasses.replace(recipe, **changes)
     if args.recipe in modelnet.RECIPES:
-        views = modelnet.view_recipe(args.views, args.size)
+        views = mesh_views.modelnet10(args.views, args.size)
     else:
         views = factory.view_recipe(args.views or 24, args.size or 128)
     return factory.Plan(recipe, views, num_held_out=args.held_out, batch=args.batch)

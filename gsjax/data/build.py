@@ -48,6 +48,9 @@ class Plan:
             seen than stored, ``picture`` (what is rendered).
         views, view_size: pictures of each object.
         alpha: whether pictures keep their transparency; else they are on white.
+        spec: fields of a record; None = those of ``features.feature_spec``.
+        records: with ``spec``, ``split -> iterator`` of whole records but for ``index``, in place of
+            ``objects``: nothing is rendered here.
     """
 
     name: str
@@ -55,10 +58,12 @@ class Plan:
     categories: Sequence[str]
     parts: Sequence[str]
     splits: Mapping[str, int]
-    objects: Callable[[str], Iterator[dict]]
-    views: int
-    view_size: int
+    objects: Callable[[str], Iterator[dict]] | None = None
+    views: int = 0
+    view_size: int = 0
     alpha: bool = False
+    spec: tfds.features.FeaturesDict | None = None
+    records: Callable[[str], Iterator[dict]] | None = None
 
 
 class GaussianObjects(tfds.core.GeneratorBasedBuilder):
@@ -79,7 +84,7 @@ class GaussianObjects(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"gsjax set {self._plan.name}: {json.dumps(self._plan.identity)}",
-            features=features.feature_spec(self._plan.categories),
+            features=self._plan.spec or features.feature_spec(self._plan.categories),
             disable_shuffling=True,
         )
 
@@ -96,8 +101,9 @@ class GaussianObjects(tfds.core.GeneratorBasedBuilder):
 
     def _numbered(self, split: str, start: int, count: int):
         number = -1
+        made = self._plan.records(split) if self._plan.records else _with_views(self._plan, split)
         progress = tqdm.tqdm(
-            _with_views(self._plan, split),
+            made,
             desc=f"preparing {self._plan.name}/{split}",
             total=count,
             unit=" objects",

@@ -138,6 +138,14 @@ OBJAVERSE = ViewRecipe(
 RECIPES = {"modelnet10": MODELNET10, "objaverse": OBJAVERSE}
 
 
+def modelnet10(num_views: int = 0, size: int = 0, **changes) -> ViewRecipe:
+    """``MODELNET10`` with other numbers of views and pixels where given; ``changes`` are further fields."""
+    known = MODELNET10
+    path = dataclasses.replace(known.path, num_views=num_views or known.num_views)
+    size = size or known.width
+    return dataclasses.replace(known, path=path, width=size, height=size, **changes)
+
+
 def orbit(
     num_views: int, size: int, *, elevation: float = 20.0, radius: float = 2.8, fov: float = 45.0,
     **changes,

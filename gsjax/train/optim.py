@@ -16,6 +16,7 @@ import optax
 from gsjax.systems import base
 from gsjax.train import state as state_lib
 
+SCHEDULES = ("cosine", "constant", "steps", "pieces")
 Schedule = Callable[[jax.Array], jax.Array]
 
 
@@ -66,6 +67,8 @@ def build(config, num_steps: int, params, rules: Sequence[base.ParamRule]) -> Op
     """
     own = tuple(base.ParamRule(*rule) for rule in config.rules)
     scales, decays = groups(params, own + tuple(rules))
+    if config.get("wd_all", False):
+        decays = jax.tree.map(lambda _: True, decays)
     if config.layer_pattern:
         layers = layer_scales(params, config.layer_pattern, config.layer_decay)
         scales = jax.tree.map(lambda a, b: a * b, scales, layers)
@@ -142,16 +145,24 @@ def layer_scales(params, pattern: str, decay: float):
 
 
 def make_schedule(config, num_steps: int) -> Schedule:
-    """Linear warm-up ((step + 1) / warmup), then cosine to ``final_scale``, constant, or steps.
+    """Linear warm-up ((step + 1) / warmup), then cosine to ``final_scale``, constant, steps, or pieces.
 
-    'steps' multiplies by ``config.step_factor`` every ``config.step_every`` steps. ``config.warmup`` below 1 is a share of ``num_steps``, from 1 on a number of steps.
+    'steps' multiplies by ``config.step_factor`` every ``config.step_every`` steps, 'pieces' by
+    ``config.piece_factor`` at each of the shares ``config.pieces`` of all steps. ``config.warmup`` below 1
+    is a share of ``num_steps``, from 1 on a number of steps.
 
     Raises:
-        ValueError: unknown schedule, negative warm-up, steps without their two numbers.
+        ValueError: unknown schedule, negative warm-up, steps or pieces without their numbers.
     """
-    if config.schedule not in ("cosine", "constant", "steps"):
+    if config.schedule not in SCHEDULES:
         raise ValueError(
-            f"optim.schedule: unknown schedule {config.schedule!r}; known: cosine, constant, steps"
+            f"optim.schedule: unknown schedule {config.schedule!r}; known: {', '.join(SCHEDULES)}"
+        )
+    ends = [share * num_steps for share in config.get("pieces", ())]
+    if config.schedule == "pieces" and not (ends and config.get("piece_factor", 0.0) > 0):
+        raise ValueError(
+            "optim.schedule='pieces': expected optim.pieces, shares of the run, and optim.piece_factor > 0, "
+            f"found {config.get('pieces', ())} and {config.get('piece_factor', 0.0)}"
         )
     every, factor = config.get("step_every", 0), config.get("step_factor", 0.0)
     if config.schedule == "steps" and not (every >= 1 and factor > 0):
@@ -172,6 +183,8 @@ def make_schedule(config, num_steps: int) -> Schedule:
         after = decayed if config.schedule == "cosine" else 1.0
         if config.schedule == "steps":
             after = factor ** jnp.floor(step / every)
+        if config.schedule == "pieces":
+            after = config.piece_factor ** jnp.sum(step >= jnp.asarray(ends, jnp.float32))
         return config.lr * jnp.where(step < warmup, (step + 1) / max(warmup, 1), after)
 
     return schedule

@@ -223,3 +223,12 @@ def test_low_poly_objects_show_their_face_colours(gsjax_data):
         assert len(seen) > 50
         palette = {tuple(row) for row in mesh.face_rgb.tolist()}
         assert {tuple(row) for row in seen.tolist()} <= palette
+
+
+def test_views_are_the_recipes_unless_asked_for_fewer():
+    assert mesh_views.modelnet10() == mesh_views.MODELNET10
+    small = mesh_views.modelnet10(8, 32)
+    assert (small.num_views, small.width, small.height) == (8, 32, 32)
+    viewmats, Ks = mesh_views.cameras(small)
+    np.testing.assert_allclose(Ks[0, 0, 0] / 32, 1111.1 / 800, rtol=1e-3)
+    assert len(viewmats) == 8

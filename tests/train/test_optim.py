@@ -94,8 +94,28 @@ def test_schedule_warms_up_by_share_or_steps_then_follows_the_cosine(warmup, ste
     np.testing.assert_allclose(schedule(100), 0.2, rtol=1e-5)
 
 
+def test_pieces_end_at_shares_of_the_run():
+    config = block(lr=1.0, warmup=0, schedule="pieces")
+    config.update(dict(pieces=(0.4, 0.8), piece_factor=0.1))
+    schedule = optim.make_schedule(config, 10)
+    found = [float(schedule(step)) for step in (0, 3, 4, 7, 8, 9)]
+    np.testing.assert_allclose(found, [1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-5)
+    config.pieces = ()
+    with pytest.raises(ValueError, match="optim.pieces"):
+        optim.make_schedule(config, 10)
+
+
+def test_decay_of_everything_reaches_biases():
+    config = block(name="sgd", clip=0.0, wd=0.5, lr=0.1, warmup=0, schedule="constant")
+    config.wd_all = True
+    tx = optim.build(config, 10, PARAMS, [])
+    none = jax.tree.map(jnp.zeros_like, PARAMS)
+    new, _, _ = tx.update(none, tx.init(PARAMS), PARAMS, jnp.int32(0))
+    np.testing.assert_allclose(new["blocks_0"]["bias"], 0.95)
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="known: adamw, sgd"):
         optim.build(block(name="adam"), 10, PARAMS, [])
-    with pytest.raises(ValueError, match="known: cosine, constant"):
+    with pytest.raises(ValueError, match="known: cosine, constant, steps, pieces"):
         optim.make_schedule(block(schedule="linear"), 10)

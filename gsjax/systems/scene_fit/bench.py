@@ -101,20 +101,20 @@ def turned_shape(number: int):
 
 
 def items(source: str | None, count: int) -> list:
-    """The first objects of a collection, one mesh file, or made-up ones: `factory.Item`s.
+    """The first objects of a collection, one mesh file, or made-up ones: `mesh_collections.Item`s.
 
     Raises:
       ValueError: the source holds no meshes.
     """
+    from gsjax.data import mesh_collections
     from gsjax.io import meshes
-    from gsjax.systems.scene_fit import collections, factory
 
     if source and pathlib.Path(source).is_file():
-        return [factory.Item(0, {"uid": source}, lambda: meshes.read(source))]
+        return [mesh_collections.Item(0, {"uid": source}, lambda: meshes.read(source))]
     if source:
-        return collections.load(source)[0][:count]
+        return mesh_collections.load(source)[0][:count]
     return [
-        factory.Item(
+        mesh_collections.Item(
             number, {"uid": f"turned-{number}"}, lambda number=number: turned_shape(number)
         )
         for number in range(count)

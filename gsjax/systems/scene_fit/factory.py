@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 
 from gsjax.data import fitted, mesh_views, stream
+from gsjax.data.mesh_collections import Item
 from gsjax.io import meshes
 from gsjax.systems.scene_fit import evaluate, many, model, modelnet, start
 from gsjax.systems.scene_fit.recipe import Recipe
@@ -39,15 +40,6 @@ FAST = dataclasses.replace(
 )  # fmt: skip
 RECIPES = {"fast": FAST, "paper": PAPER, **modelnet.RECIPES}
 DIVERGED = "diverged.jsonl"
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """An object to fit: its number in the collection, what it is (see `fitted.Fitted`), its mesh."""
-
-    number: int
-    about: dict
-    mesh: Callable[[], meshes.Mesh]
 
 
 @dataclasses.dataclass(frozen=True)

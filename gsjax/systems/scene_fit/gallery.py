@@ -13,13 +13,15 @@ from PIL import Image, ImageDraw
 
 from gsjax import runtime
 from gsjax.core import gaussians
-from gsjax.data import fitted, mesh_views
-from gsjax.systems.scene_fit import collections, factory, model
+from gsjax.data import fitted, mesh_collections, mesh_views
+from gsjax.systems.scene_fit import factory, model
 
 _GAP, _LABEL = 4, 26
 
 
-def column(item: factory.Item, found: fitted.Fitted, recipe: mesh_views.ViewRecipe) -> np.ndarray:
+def column(
+    item: mesh_collections.Item, found: fitted.Fitted, recipe: mesh_views.ViewRecipe
+) -> np.ndarray:
     """[3 S, S, 3] in [0, 1]: mesh, Gaussians, difference times four, of the first held-out camera."""
     viewmats, Ks = mesh_views.held_out_cameras(recipe, 1)
     views = mesh_views.render_views(item.mesh(), recipe, viewmats=viewmats, Ks=Ks)
@@ -38,7 +40,7 @@ def sheet(source: str, folder: str, numbers: list[int], size: int) -> Image.Imag
     Raises:
       ValueError: an object that the folder does not hold.
     """
-    items, _ = collections.load(source)
+    items, _ = mesh_collections.load(source)
     found = {item.number: item for item in fitted.read(folder)}
     if missing := [number for number in numbers if number not in found]:
         raise ValueError(f"--numbers: {folder} holds no objects {missing}; it has {len(found)}")

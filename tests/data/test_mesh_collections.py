@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
+from gsjax.data import mesh_collections
 from gsjax.io import meshes
-from gsjax.systems.scene_fit import collections
 
 TETRAHEDRON = "0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
 
@@ -32,7 +32,7 @@ def modelnet(tmp_path):
 
 
 def test_modelnet10_has_category_and_split_from_its_folders(modelnet):
-    items, _ = collections.load(str(modelnet))
+    items, _ = mesh_collections.load(str(modelnet))
     assert [item.number for item in items] == list(range(5))
     found = {item.about["uid"]: item.about for item in items}
     assert set(found) == {
@@ -52,7 +52,7 @@ def test_modelnet10_has_category_and_split_from_its_folders(modelnet):
 def test_an_item_reads_its_own_file(modelnet):
     pytest.importorskip("trimesh")
     _write(modelnet / "bed" / "train" / "bed_0002.off", "OFF\n5 4 0\n9 9 9\n")
-    for item in collections.load(str(modelnet))[0]:
+    for item in mesh_collections.load(str(modelnet))[0]:
         expected = 5 if item.about["uid"].endswith("bed_0002") else 4
         assert len(item.mesh().vertices) == expected
 
@@ -61,34 +61,34 @@ def test_an_item_reads_its_own_file(modelnet):
 def test_headers_as_they_occur_in_modelnet_are_read(tmp_path, header):
     pytest.importorskip("trimesh")
     _write(tmp_path / "bed" / "train" / "bed_0001.off", header)
-    (item,), _ = collections.load(str(tmp_path))
+    (item,), _ = mesh_collections.load(str(tmp_path))
     mesh = item.mesh()
     assert mesh.vertices.shape == (4, 3) and mesh.area == pytest.approx(1.5 + 0.75**0.5)
 
 
 def test_the_identity_changes_with_the_files(modelnet):
-    _, before = collections.load(str(modelnet))
-    assert collections.load(str(modelnet))[1] == before and before.startswith("modelnet ")
+    _, before = mesh_collections.load(str(modelnet))
+    assert mesh_collections.load(str(modelnet))[1] == before and before.startswith("modelnet ")
     _write(modelnet / "bed" / "train" / "bed_0003.off")
-    assert collections.load(str(modelnet))[1] != before
+    assert mesh_collections.load(str(modelnet))[1] != before
 
 
 def test_other_folders_are_files_with_names(tmp_path):
     _write(tmp_path / "lamps" / "desk_lamp.off")
     _write(tmp_path / "test" / "vase.off")
-    items, identity = collections.load(str(tmp_path))
+    items, identity = mesh_collections.load(str(tmp_path))
     assert identity.startswith("files ")
     lamp, vase = (item.about for item in items)
     assert (lamp["name"], lamp["category"], lamp["split"]) == ("desk lamp", "lamps", "train")
-    assert (vase["category"], vase["split"]) == (collections.NO_CATEGORY, "test")
+    assert (vase["category"], vase["split"]) == (mesh_collections.NO_CATEGORY, "test")
     # One file out of the layout, and the folder is no ModelNet.
     _write(tmp_path / "bed" / "train" / "bed_0001.off")
-    assert collections.load(str(tmp_path))[1].startswith("files ")
+    assert mesh_collections.load(str(tmp_path))[1].startswith("files ")
 
 
 def test_a_folder_without_meshes_is_refused(tmp_path):
     with pytest.raises(ValueError, match="neither index.jsonl nor mesh files"):
-        collections.load(str(tmp_path))
+        mesh_collections.load(str(tmp_path))
 
 
 def test_models_of_modelnet10_are_read():
@@ -96,7 +96,7 @@ def test_models_of_modelnet10_are_read():
     folder = pathlib.Path(os.environ.get("GSJAX_DATA", "")) / "modelnet10_partial" / "off"
     if not os.environ.get("GSJAX_DATA") or not folder.exists():
         pytest.skip("needs $GSJAX_DATA/modelnet10_partial")
-    items, _ = collections.load(str(folder))
+    items, _ = mesh_collections.load(str(folder))
     assert len(items) == 9
     for item in items:
         counts = (folder / f"{item.about['uid']}.off").read_text().split()[1:3]

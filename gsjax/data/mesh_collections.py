@@ -1,16 +1,28 @@
-"""Collections of meshes that the factory fits: their objects, and a text that identifies them."""
+"""Collections of meshes: their objects in a fixed order, and a text that identifies them.
 
+What `gsjax fit-objects` fits, and what cross-modal training shows pictures of.
+"""
+
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
 
 from gsjax.data import features, mesh_views, objects_cc0
 from gsjax.io import meshes
-from gsjax.systems.scene_fit.factory import Item
 
 NO_CATEGORY = "object"
 _SUFFIXES = (".obj", ".off", ".glb", ".stl", ".npz")
 _SPLITS = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """An object: its number in the collection, what it is (see `fitted.Fitted`), its mesh."""
+
+    number: int
+    about: dict
+    mesh: Callable[[], meshes.Mesh]
 
 
 def load(source: str, split: str = "v2") -> tuple[list[Item], str]:
