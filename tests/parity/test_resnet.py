@@ -50,7 +50,7 @@ def test_inference(name, size):
 def test_training_moves_running_statistics_but_for_the_unbiased_variance():
     theirs = _theirs("resnet18").double().train()
     config = resnet.PRESETS["resnet18"]
-    state = {k: v.numpy() for k, v in theirs.state_dict().items()}
+    state = {k: v.numpy().copy() for k, v in theirs.state_dict().items()}
     images = np.random.default_rng(2).uniform(size=(4, 64, 64, 3))
     with jax.enable_x64(True):
         variables = resnet_tables.convert(state, config)
