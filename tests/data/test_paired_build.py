@@ -73,9 +73,7 @@ def test_head_light_is_the_shade_up_to_degree_three():
 
 def test_modelnet_files_become_records(modelnet, tmp_path):
     pytest.importorskip("trimesh")
-    config = _config(
-        source=str(modelnet), dir=str(tmp_path), view_size=32, stored_gaussians=600
-    )
+    config = _config(source=str(modelnet), dir=str(tmp_path), view_size=32, stored_gaussians=600)
     folder = paired_build.ensure(config)
     assert store.split_sizes(folder) == {"train": 4, "test": 2}
     assert len(store.category_names(folder)) == 10  # labels are ModelNet10's
