@@ -35,7 +35,8 @@ def system(answer, spread=0.1):
         return dict(image=image, **_facts(batch))
 
     def embed(variables, batch):
-        one = jnp.stack([batch["points"], jnp.cos(2.1 * batch["category"])], -1)
+        turn = 2.1 * batch["category"]
+        one = jnp.stack([batch["points"], 10.0 * jnp.cos(turn), 10.0 * jnp.sin(turn)], -1)
         return dict(gaussian=one, **_facts(batch))
 
     def match(variables, batch):
