@@ -88,23 +88,18 @@ def get_config(arg=None):
 
 def _data(config, arg):
     name = arg.data or ("meshes" if arg.paper else "procedural")
-    config.data = ml_collections.ConfigDict(
+    more = ml_collections.ConfigDict(
         dict(
             name=name,
-            dir="",  # cache root; '' = $GSJAX_CACHE or ~/.cache/gsjax
-            source="",  # collection of meshes; '' = $GSJAX_DATA/objects_cc0
             fitted="",  # folder of `gsjax fit-objects`; '' = Gaussians laid on the surface
             categories=TEN if name == "procedural" else (),  # () = all
             exclude_categories=("other",) if name == "objects_cc0" else (),
             min_objects=20 if name == "objects_cc0" else 1,  # of a category
             num_objects=400,  # procedural: training objects
             num_test=100,  # procedural
-            limit=0,  # objects a side at most; 0 = all
-            seed=0,
             views=64,  # S
             view_size=64,  # pixels; S: 800
             colored=False,  # S: one grey for all
-            up_axis="",  # '' = z of ``meshes``, y of the others
             stored_gaussians=4096,  # on a surface
             sample_points=1024,  # of the stored farthest-point samples
             samples=8,  # of them; C samples anew in every epoch
@@ -117,10 +112,9 @@ def _data(config, arg):
             activate_features=True,  # C: False, logarithms and unnormalised quaternions
             image_size=64,  # pixels that the network reads; C: 224
             augment=True,  # C: crops and mirror images
-            num_threads=config.data.num_threads,
-            prefetch=config.data.prefetch,
         )
     )
+    config.data.update(more)
 
 
 def _paper(config):

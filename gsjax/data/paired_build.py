@@ -71,7 +71,7 @@ def plan(d) -> build.Plan:
     """What the set of a config holds.
 
     Args:
-        d: config with ``name`` (of ``NAMES``), ``source``, ``fitted`` (folder of `gsjax fit-objects`; '' =
+        d: config with ``name`` (of ``NAMES``), ``source``, ``split``, ``fitted`` (folder of `gsjax fit-objects`; '' =
             Gaussians on the surface), ``categories``, ``exclude_categories``, ``min_objects``,
             ``num_objects``, ``num_test``, ``views``, ``view_size``, ``colored``, ``up_axis``,
             ``stored_gaussians``, ``sample_points``, ``samples``, ``opacity_threshold``, ``limit`` and ``seed``.
@@ -179,9 +179,12 @@ _Maker = Callable[[mesh_views.ViewRecipe], _Object]
 
 def _meshes(d) -> tuple[dict[str, list[_Maker]], set[str], dict]:
     """{side: makers}, categories, identity."""
-    items, collection = mesh_collections.load(
-        d.source or ("objects_cc0" if d.name == "objects_cc0" else "")
-    )
+    if d.name == "meshes" and not d.source:
+        raise ValueError(
+            "data.source: the set 'meshes' reads a folder, such as the one that the archive "
+            "ModelNet10.zip (3dvision.princeton.edu) unpacks to; name it with --config.data.source=FOLDER"
+        )
+    items, collection = mesh_collections.load(d.source or d.name, d.split)
     identity = dict(collection=collection)
     clouds: dict[int, Mapping] = {}
     if d.fitted:

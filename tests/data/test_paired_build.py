@@ -18,7 +18,7 @@ from gsjax.data import (
 from gsjax.raster import mesh as mesh_raster
 
 DEFAULTS = dict(
-    name="meshes", dir="", source="", fitted="", categories=(), exclude_categories=(),
+    name="meshes", dir="", source="", split="v2", fitted="", categories=(), exclude_categories=(),
     min_objects=1, num_objects=4, num_test=2, limit=0, seed=0, views=4, view_size=16,
     colored=False, up_axis="", stored_gaussians=200, sample_points=32, samples=3,
     opacity_threshold=0.574,
@@ -168,8 +168,9 @@ def test_what_is_chosen_must_exist(modelnet):
         (dict(min_objects=9), "no object of the side 'train' is left"),
         (dict(up_axis="x"), None),
         (dict(name="modelnet10"), "known: procedural, objects_cc0, meshes"),
+        (dict(source=""), "ModelNet10.zip"),
     ):
-        config = _config(source=str(modelnet), **changes)
+        config = _config(**{"source": str(modelnet), **changes})
         if message is None:
             with pytest.raises(ValueError, match="known: y, z"):
                 paired_build.recipe_of(config)
