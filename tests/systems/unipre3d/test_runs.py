@@ -1,13 +1,11 @@
 """Whole runs of UniPre3D: stopped and resumed ones, and capacities that are too small."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.train import checkpoint, loop, preemption
+from tests.systems import resume_case
 from tests.systems.unipre3d import tiny, tiny_scene
 
 
@@ -25,41 +23,13 @@ def run_config():
     return config
 
 
-class _StopAtTwo(preemption.Preemption):
-    """A notice that arrives after the second step."""
-
-    def reached(self):
-        self._polls += 1
-        return self._polls >= 2
-
-
-def read(workdir):
-    """({step: its logged line without times}, {array: digest} of step 4)."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
-    kept = ("loss", "psnr", "psnr_fg", "iou", "seen", "scale", "opacity", "grad_norm", "lr")
-    meta = checkpoint.read_meta(workdir / "checkpoints" / "4")
-    return {line["step"]: {k: line[k] for k in kept} for line in lines}, meta["digests"]
-
-
 @pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, compiled_once):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    loop.run(run_config(), whole)
-    with monkeypatch.context() as m:
-        m.setattr(preemption, "Preemption", _StopAtTwo)
-        with pytest.raises(preemption.Preempted, match="step 2"):
-            loop.run(run_config(), parts)
-    assert not (parts / "checkpoints" / "4").exists()
-    loop.run(run_config(), parts)
-    (lines, digests), (expected_lines, expected) = read(parts), read(whole)
-    assert list(lines) == [1, 2, 3, 4] and lines == expected_lines
-    assert len({line["loss"] for line in lines.values()}) == 4
+    digests, halfway = resume_case.check_resumed_run_is_the_whole(run_config, tmp_path, monkeypatch)
     for kind in ("params/", "ema/", "opt_state/", "collections/batch_stats/"):
         assert any(name.startswith(kind) for name in digests), kind
-    assert digests == expected
     # the averaged copy is another one, and the optimiser's state is carried over, not begun anew
     assert digests["ema/head/hidden/kernel"] != digests["params/head/hidden/kernel"]
-    halfway = checkpoint.read_meta(parts / "checkpoints" / "2")["digests"]
     moved = [name for name in digests if digests[name] != halfway[name]]
     assert any(name.startswith("opt_state/") for name in moved)
 
