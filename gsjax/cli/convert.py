@@ -1,7 +1,7 @@
 """``gsjax convert``: weights of other projects, checked array by array and written without pickle.
 
-``uni3d`` gives an ``.npz`` that training of clip_gs starts from (``--config.init_from``); tower kinds
-give a ``.safetensors`` with what is used of the file, for ``KIND:PATH`` where towers are asked for, and
+``uni3d`` and ``cross_modal`` (the thesis's checkpoints) give an ``.npz`` that training of clip_gs and
+cross_modal starts from, or that they evaluate (``--config.init_from``); tower kinds give a ``.safetensors`` with what is used of the file, for ``KIND:PATH`` where towers are asked for, and
 beside it the config files that loading needs. Without ``--out`` the file is only checked and described.
 
 Towers are checked from names and shapes, then read and written one array at a time, so that a pair of
@@ -17,18 +17,21 @@ import shlex
 import urllib.parse
 from collections.abc import Mapping
 
-HELP = "check and convert weights of Uni3D, OpenCLIP, Hugging Face CLIP or EVA-CLIP"
+HELP = "check and convert weights of Uni3D, OpenCLIP, Hugging Face CLIP, EVA-CLIP, cross-modal"
 
 TOWERS = ("openclip", "hf_clip", "evaclip")
+ARCHIVES = ("uni3d", "cross_modal")  # kinds that give an .npz
 DTYPES = ("keep", "float32", "bfloat16", "float16")
 # Options that only some kinds have.
 ONLY = {"heads": ("uni3d",), "without": ("uni3d",), "arch": TOWERS}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("uni3d", *TOWERS), help="what the file holds")
+    parser.add_argument("kind", choices=(*ARCHIVES, *TOWERS), help="what the file holds")
     parser.add_argument("file", help=".pt, .pth, .bin, .safetensors, .index.json, or a folder")
-    parser.add_argument("--out", help="file to write: .npz (uni3d) or .safetensors (towers)")
+    parser.add_argument(
+        "--out", help="file to write: .npz (uni3d, cross_modal) or .safetensors (towers)"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="type of what is written")
     parser.add_argument("--licence", help="of the weights, stored with them; default: unknown")
     parser.add_argument("--arch", help="towers: name of the model, e.g. ViT-B-32")
@@ -48,10 +51,34 @@ def run(args: argparse.Namespace) -> int:
                 "it out"
             )
     if args.out:
-        ending = ".npz" if args.kind == "uni3d" else ".safetensors"
+        ending = ".npz" if args.kind in ARCHIVES else ".safetensors"
         if not args.out.endswith(ending):
             raise ValueError(f"--out: {args.out!r}: files of kind {args.kind} end in {ending}")
-    return _uni3d(args) if args.kind == "uni3d" else _towers(args)
+    kinds = dict(uni3d=_uni3d, cross_modal=_cross_modal)
+    return kinds.get(args.kind, _towers)(args)
+
+
+def _cross_modal(args) -> int:
+    from gsjax.io import archive
+    from gsjax.systems.cross_modal import reference
+
+    found = reference.read(args.file)
+    arrays = {p: _cast(x, args.dtype) for p, x in found.arrays.items()}
+    print(f"{args.file}: {found.backbone}, {found.features}, fusion {found.fusion_dim}")
+    _describe("loaded", {path: (x.dtype, x.shape) for path, x in arrays.items()})
+    licence = args.licence or "unknown"
+    print(f"  licence: {licence}")
+    if not args.out:
+        return 0
+    notes = dict(licence=licence, source=args.file, made_by="gsjax convert cross_modal")
+    config = dict(backbone=found.backbone, features=found.features, fusion_dim=found.fusion_dim)
+    digest = archive.save(args.out, "cross_modal", config, arrays, notes)
+    print(f"  written: {args.out}, digest {digest[:16]}")
+    print(
+        "  use it: --config=configs/cross_modal.py:paper,parity,"
+        f"backbone={found.backbone},features={found.features} --config.init_from={args.out}"
+    )
+    return 0
 
 
 def _uni3d(args) -> int:
