@@ -8,7 +8,8 @@
 
 Arguments after the colon: ``quick``, ``paper`` (ModelNet10, 224 pixels, 12,400 steps), ``parity`` (every slip of
 the reference code, one switch each), ``backbone=pointnet|pointnet2|...``, ``image=resnet18|half|quarter``,
-``features=positions|scale_rotation|sh``, ``sampling=fps|uniform``, ``data=procedural|objects_cc0|meshes``.
+``features=positions|scale_rotation|sh``, ``sampling=fps|uniform``, ``data=procedural|objects_cc0|meshes``,
+``task=self_supervised|classify_points|classify_views`` (the last two with labels: PointNets, and an MVCNN).
 Plain and ``:quick`` download nothing.
 
 Sources in comments: S the summary of the thesis, C its code; no letter: a choice of this project.
@@ -35,8 +36,10 @@ def get_config(arg=None):
         features="positions",
         sampling="fps",
         data="",
+        task="self_supervised",
     )
     config = common.base("cross_modal")
+    config.task = arg.task
     config.model = ml_collections.ConfigDict(
         dict(
             backbone=arg.backbone,  # S: pointnet, pointnet2
@@ -73,10 +76,14 @@ def get_config(arg=None):
     config.train.batch_size = 16
     config.train.num_steps = 1000
     config.train.save_every = 250
-    config.eval.evaluators = dict(
-        cross_modal=dict(split="test"),
-        shape_recognition=dict(split="test", views=(1, 4, 8, 16)),
-    )
+    if arg.task == "self_supervised":
+        config.eval.evaluators = dict(
+            cross_modal=dict(split="test"),
+            shape_recognition=dict(split="test", views=(1, 4, 8, 16)),
+        )
+    else:
+        split = "test/views" if arg.task == "classify_views" else "test"
+        config.eval.evaluators = dict(classification=dict(split=split, batch_size=16))
     if arg.paper:
         _paper(config)
     if arg.parity:
@@ -112,6 +119,9 @@ def _data(config, arg):
             activate_features=True,  # C: False, logarithms and unnormalised quaternions
             image_size=64,  # pixels that the network reads; C: 224
             augment=True,  # C: crops and mirror images
+            supervised_views=12,  # of a training example of classify_views
+            fraction=1.0,  # of the labelled objects, within every class; of the other tasks only
+            fraction_seed=0,
         )
     )
     config.data.update(more)
@@ -126,7 +136,8 @@ def _paper(config):
     config.train.num_steps = 12_400  # C: 100 epochs; uniform samples had 150
     config.train.save_every = 500
     config.optim.pieces = (5 / 12.4, 10 / 12.4)
-    config.eval.evaluators.shape_recognition.views = (1, 4, 16, 32, 64)  # S
+    if config.task == "self_supervised":
+        config.eval.evaluators.shape_recognition.views = (1, 4, 16, 32, 64)  # S
 
 
 def _parity(config):
@@ -153,4 +164,6 @@ def _quick(config):
     config.train.log_every = 1
     config.train.save_every = 20
     config.optim.lr = 3e-3
-    config.eval.evaluators.shape_recognition.views = (1, 8)
+    config.data.supervised_views = 4
+    if config.task == "self_supervised":
+        config.eval.evaluators.shape_recognition.views = (1, 8)

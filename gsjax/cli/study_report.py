@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gsjax.cli import study_transfer
+from gsjax.cli import study_cross_modal, study_transfer
 from gsjax.metrics import bootstrap, trials
 
 # Title -> (field of the outcomes, k, mean over classes?).
@@ -143,4 +143,10 @@ def _line(name, cells):
     return f"{name:30s}" + "".join(f"{cell:>22s}" for cell in cells)
 
 
-TABLES = dict(figures=figures, arms=arms, few_shot=few_shot, **study_transfer.TABLES)
+TABLES = dict(
+    figures=figures,
+    arms=arms,
+    few_shot=few_shot,
+    cross_modal=study_cross_modal.tables,
+    **study_transfer.TABLES,
+)

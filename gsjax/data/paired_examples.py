@@ -71,8 +71,16 @@ class Points:
         return rng.choice(count, self.num, replace=self.replace or count < self.num)
 
 
-def training(records, points: Points, *, seed: int, strangers: bool = False) -> grain.MapDataset:
-    """Examples with ``points`` f32 [P, 3 + C] and ``images`` uint8 [2, S, S, 3], or [3, S, S, 3].
+def training(
+    records,
+    points: Points,
+    *,
+    seed: int,
+    count: int = 2,
+    strangers: bool = False,
+    rows: np.ndarray | None = None,
+) -> grain.MapDataset:
+    """Examples with ``points`` f32 [P, 3 + C] and ``images`` uint8 [V, S, S, 3].
 
     Beside these ``index`` int32 [], ``valid`` bool [] (True) and ``category`` int32 [].
 
@@ -80,14 +88,16 @@ def training(records, points: Points, *, seed: int, strangers: bool = False) -> 
         records: of :func:`open_records`.
         points: how Gaussians are chosen.
         seed: of the draws.
-        strangers: with a third picture, of another object of the set, drawn anew like all else.
+        count: different pictures of an object.
+        strangers: with one more picture, of another object of the set, drawn anew like all else.
+        rows: objects to use; None = all.
 
     Raises:
-        ValueError: fewer than two pictures of an object.
+        ValueError: an object has fewer pictures.
     """
 
-    draw = _Draw(records, points, strangers)
-    return grain.MapDataset.source(_Numbered(records)).random_map(draw, seed=seed)
+    draw = _Draw(records, points, count, strangers)
+    return grain.MapDataset.source(_Numbered(records, rows)).random_map(draw, seed=seed)
 
 
 def evaluation(
@@ -124,16 +134,18 @@ def evaluation(
 class _Draw:
     """A training example, with the generator of its place in the sequence."""
 
-    def __init__(self, records, points: Points, strangers: bool):
-        self._records, self._points, self._strangers = records, points, strangers
+    def __init__(self, records, points: Points, count: int, strangers: bool):
+        self._records, self._points = records, points
+        self._count, self._strangers = count, strangers
 
     def __call__(self, record, rng):
         views = record["views"]
-        if len(views) < 2:
+        if len(views) < self._count:
             raise ValueError(
-                f"{record['uid']}: expected at least 2 views, found {len(views)}; raise data.views"
+                f"{record['uid']}: expected at least {self._count} views, found {len(views)}; raise "
+                "data.views"
             )
-        chosen = [views[i] for i in rng.choice(len(views), 2, replace=False)]
+        chosen = [views[i] for i in rng.choice(len(views), self._count, replace=False)]
         if self._strangers:
             step = int(rng.integers(1, len(self._records)))
             shown = self._records[(record["position"] + step) % len(self._records)]["views"]
@@ -143,15 +155,17 @@ class _Draw:
 
 
 class _Numbered:
-    """Records with their ``position``."""
+    """Some records, with their ``position`` among all."""
 
-    def __init__(self, records):
+    def __init__(self, records, rows):
         self._records = records
+        self._rows = np.arange(len(records)) if rows is None else rows
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._rows)
 
-    def __getitem__(self, position: int) -> dict:
+    def __getitem__(self, place: int) -> dict:
+        position = int(self._rows[place])
         return {**self._records[position], "position": position}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gsjax.data import paired, paired_build, paired_examples, store
+from gsjax.data import label_splits, paired, paired_build, paired_examples, store
 
 NEGATIVES = ("batch", "dataset")
 _SPLIT = re.compile(r"(?P<side>\w+)(/(?P<pictures>\w+))?(#(?P<draw>\d+))?")
@@ -39,10 +39,17 @@ def channels(config) -> int:
     return paired.num_channels(config.data.features, config.data.sh_columns)
 
 
+def num_pictures(config) -> int:
+    """Pictures of a training example."""
+    if config.task == "self_supervised":
+        return 3 if config.loss.negatives == "dataset" else 2
+    return config.data.supervised_views if config.task == "classify_views" else 1
+
+
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
     """One training example: ``{field: ShapeDtypeStruct}``."""
     d = config.data
-    pictures = 3 if config.loss.negatives == "dataset" else 2
+    pictures = num_pictures(config)
     spec = dict(
         index=((), np.int32),
         valid=((), np.bool_),
@@ -78,9 +85,18 @@ def load(config) -> Source:
         return paired_examples.open_records(folder, side)
 
     def train():
-        strangers = config.loss.negatives == "dataset"
+        strangers = config.task == "self_supervised" and config.loss.negatives == "dataset"
+        rows = None
+        if d.fraction != 1.0:  # of the labels: what uses none learns from all
+            labels = np.asarray([record["category"] for record in records("train")])
+            rows = label_splits.fraction(labels, d.fraction, d.fraction_seed)
         return paired_examples.training(
-            records("train"), points, seed=config.seed, strangers=strangers
+            records("train"),
+            points,
+            seed=config.seed,
+            count=num_pictures(config) - strangers,
+            strangers=strangers,
+            rows=rows,
         )
 
     def evaluate(split: str):
@@ -92,7 +108,7 @@ def load(config) -> Source:
             records(found["side"]),
             points,
             pictures=pictures or "views",
-            count=0 if pictures else 2,
+            count=0 if pictures else min(num_pictures(config), 2),
             draw=draw,
         )
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.systems import base
-from gsjax.systems.cross_modal import augment, data, losses, model
+from gsjax.systems.cross_modal import data, losses, model, pictures, supervised
 
 CALLS = ("one", "each")
+TASKS = ("self_supervised", *supervised.TASKS)
 
 
 def build(config) -> base.System:
@@ -19,6 +20,10 @@ def build(config) -> base.System:
         ValueError: an option of ``config.model``, ``config.loss`` or ``config.data`` is unknown or
             does not go with the others.
     """
+    if config.task not in TASKS:
+        raise ValueError(f"config.task: unknown {config.task!r}; known: {', '.join(TASKS)}")
+    if config.task in supervised.TASKS:
+        return supervised.build(config)
     if config.model.calls not in CALLS:
         raise ValueError(f"model.calls: unknown {config.model.calls!r}; known: {', '.join(CALLS)}")
     if config.loss.cm_balance not in losses.BALANCES:
@@ -62,11 +67,13 @@ class _Features(NamedTuple):
 def _loss(module, config, variables, batch, rng, train):
     """(loss, metrics, new collections); see ``base.System``."""
     shift_key, picture_key, point_key = jax.random.split(rng, 3)
-    images = _pictures(config, batch, picture_key if train else None)
+    images = pictures.prepared(
+        config, batch["images"], batch["index"], picture_key if train else None
+    )
     shift = jax.random.randint(shift_key, (), 1, max(len(batch["index"]), 2)) if train else 1
     run = functools.partial(_features, module, config, batch=batch, images=images, shift=shift)
     if train:
-        keys = _keys(point_key, batch["index"])
+        keys = pictures.keys_of(point_key, batch["index"])
         features, new = module.apply(
             variables, True, keys, method=run_method(run), mutable=["batch_stats"]
         )
@@ -81,22 +88,6 @@ def _loss(module, config, variables, batch, rng, train):
 def run_method(run):
     """A method of the module from a function of (module, train, keys)."""
     return lambda bound, train, keys: run(bound, train=train, keys=keys)
-
-
-def _keys(key, index):
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-
-
-def _pictures(config, batch, key) -> jax.Array:
-    """f32 [B, R, S, S, 3] in [0, 1]; cropped and mirrored at random where there is a key."""
-    images = batch["images"].astype(jnp.float32) / 255
-    size = config.data.image_size
-    if key is None or not config.data.augment:
-        return augment.resized(images, size)
-    count = images.shape[1]
-    keys = jax.vmap(lambda k: jax.random.split(k, count))(_keys(key, batch["index"]))
-    found = augment.crops(keys.reshape(-1), images.reshape(-1, *images.shape[2:]), size)
-    return found.reshape(*images.shape[:2], *found.shape[1:])
 
 
 def _features(module, config, bound, *, batch, images, shift, train, keys) -> _Features:
@@ -145,7 +136,7 @@ def _embed(module, variables, batch):
 
 def _views(module, config, variables, batch):
     """Features of every picture [B, V, D]."""
-    images = _pictures(config, batch, None)
+    images = pictures.prepared(config, batch["images"], batch["index"], None)
     found = module.apply(variables, images.reshape(-1, *images.shape[2:]), method="views")
     return dict(
         image=found.reshape(*images.shape[:2], -1),

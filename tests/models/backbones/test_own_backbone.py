@@ -37,4 +37,4 @@ def test_what_is_no_backbone_is_named():
     with pytest.raises(ValueError, match="PYTHONPATH"):
         base.module("mylab.absent")
     with pytest.raises(ValueError, match=r"dotted name.*own_backbone"):
-        base.module("dgcnn")
+        base.module("pointcnn")

@@ -170,3 +170,40 @@ def test_more_points_than_are_stored_are_refused(folder):
     built = system.build(tiny.config(folder, data__num_points=64))
     with pytest.raises(ValueError, match="stored samples have 48"):
         built.eval_data("test")[0]
+
+
+@pytest.mark.parametrize("task", ["classify_points", "classify_views"])
+def test_labelled_twins_learn_a_batch(folder, task):
+    config = tiny.config(folder, data__supervised_views=3, data__fraction=0.5)
+    config.task = task
+    built = system.build(config)
+    assert len(built.train_data()) == 4  # half of each class
+    assert built.batch_spec["images"].shape[0] == (3 if task == "classify_views" else 1)
+    variables = jax.jit(built.init)(jax.random.key(0))
+    batch = _batch(built)
+
+    @jax.jit
+    def step(variables):
+        def loss(params):
+            value, _, new = _run(built, {**variables, "params": params}, batch)
+            return value, new
+
+        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], grads)
+        return {"params": params, **new}, value
+
+    values = []
+    for _ in range(25):
+        variables, value = step(variables)
+        values.append(float(value))
+    assert values[-1] < 0.5 * values[0]
+    split = "test/views" if task == "classify_views" else "test"
+    found = built.predict_fns["labels"](variables, _batch(built, 2, split))
+    assert found["predicted"].shape == (2,) and set(found["label"].tolist()) <= {0, 1}
+
+
+def test_unknown_tasks_are_named():
+    config = tiny.config()
+    config.task = "detect"
+    with pytest.raises(ValueError, match="known: self_supervised, classify_points"):
+        system.build(config)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.data import fitted, prepare, store
-from gsjax.systems.scene_fit import batch_size, collections, factory, many, steps
+from gsjax.data import fitted, mesh_collections, prepare, store
+from gsjax.systems.scene_fit import batch_size, factory, many, steps
 
 _STEPS, _NUM = 20, 64
 
@@ -45,7 +45,7 @@ def items(tmp_path_factory):
     pytest.importorskip("trimesh")
     folder = tmp_path_factory.mktemp("meshes")
     _write_meshes(folder)
-    return collections.load(str(folder))
+    return mesh_collections.load(str(folder))
 
 
 def _run(items, folder, plan, **options):

@@ -154,7 +154,7 @@ def test_one_batch_is_learned():
         (dict(data__references=0), "data.references: found 0; fusion reads at least one"),
         (dict(model__fusion="early"), "model.fusion: unknown 'early'"),
         (dict(model__features=("curvature",)), r"model.features: unknown \['curvature'\]"),
-        (dict(model__backbone="dgcnn"), "backbone: unknown 'dgcnn'; known: "),
+        (dict(model__backbone="pointcnn"), "backbone: unknown 'pointcnn'; known: "),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(overrides, message):
