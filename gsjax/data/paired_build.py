@@ -12,8 +12,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -25,12 +23,13 @@ from gsjax.data import (
     mesh_views,
     paired,
     paired_surface,
+    point_examples,
     procedural,
+    render,
     store,
     transforms,
 )
 from gsjax.io import meshes
-from gsjax.raster import api
 
 VERSION = 1  # raise it when records change
 NAMES = ("procedural", "objects_cc0", "meshes")
@@ -82,8 +81,8 @@ def plan(d) -> build.Plan:
     if d.name not in NAMES:
         raise ValueError(f"data.name: unknown set {d.name!r}; known: {', '.join(NAMES)}")
     sides, names, identity = (_procedural if d.name == "procedural" else _meshes)(d)
-    names = sorted(names) if d.name != "meshes" or set(names) - set(paired.MODELNET10) else None
-    names = list(names or paired.MODELNET10)
+    modelnet = d.name == "meshes" and names <= set(paired.MODELNET10)
+    names = list(paired.MODELNET10) if modelnet else sorted(names)  # labels are the reference's
     settings = ("views", "view_size", "colored", "up_axis", "stored_gaussians", "sample_points", "samples",
                 "opacity_threshold", "seed")  # fmt: skip
     identity = identity | {name: d[name] for name in settings}
@@ -108,9 +107,9 @@ def ensure(d) -> epath.Path:
 
 def _records(d, names, sides, side: str) -> Iterator[dict]:
     recipe = recipe_of(d)
+    logit = float(np.log(d.opacity_threshold / (1 - d.opacity_threshold)))
     for make in sides[side]:
         thing = make(recipe)
-        logit = float(np.log(d.opacity_threshold / (1 - d.opacity_threshold)))
         record = paired.record(
             thing.about,
             thing.gaussians,
@@ -136,25 +135,6 @@ def _on_white(images) -> np.ndarray:
 # Pictures of Gaussians ----------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnames=("width", "height"))
-def _render(scene, viewmats, Ks, width, height):
-    image, alpha, _ = api.rasterize(
-        scene["means"],
-        scene["quats"],
-        jnp.exp(scene["log_scales"]),
-        jax.nn.sigmoid(scene["logit_opacities"]),
-        scene["sh"],
-        viewmats,
-        Ks,
-        width,
-        height,
-        sh_degree=3,
-        backgrounds=jnp.zeros((len(viewmats), 3)),
-    )
-    straight = jnp.concatenate([image / jnp.maximum(alpha, 1 / 255), alpha], -1)
-    return jnp.round(jnp.clip(straight, 0, 1) * 255).astype(jnp.uint8)
-
-
 def rendered(scene: Mapping, viewmats, Ks, recipe: mesh_views.ViewRecipe) -> np.ndarray:
     """Pictures uint8 [V, H, W, 4] of raw Gaussians with SH of degree 3, straight alpha."""
     count = len(scene["means"])
@@ -169,7 +149,8 @@ def rendered(scene: Mapping, viewmats, Ks, recipe: mesh_views.ViewRecipe) -> np.
         for name, value in scene.items()
         if name in ("means", "quats", "log_scales", "logit_opacities", "sh")
     }
-    return np.asarray(_render(whole, viewmats, Ks, recipe.width, recipe.height))
+    scenes = {name: value[None] for name, value in whole.items()}
+    return np.asarray(render.render_scenes(scenes, viewmats, Ks, recipe.width, 3, True))[0]
 
 
 # Sources ------------------------------------------------------------------------------------------
@@ -254,13 +235,8 @@ def _mesh_object(item: mesh_collections.Item, cloud, d, recipe: mesh_views.ViewR
         points, normals, _, _ = meshes.sample_faces(
             placed.vertices, placed.faces, d.stored_gaussians, rng
         )
-        cloud = paired_surface.gaussians(points, normals, _area(placed), recipe.shading)
+        cloud = paired_surface.gaussians(points, normals, placed.area, recipe.shading)
     return _Object(item.about, cloud, views)
-
-
-def _area(mesh: meshes.Mesh) -> float:
-    a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
-    return float(np.linalg.norm(np.cross(b - a, c - a), axis=-1).sum() / 2)
 
 
 def _procedural(d) -> tuple[dict[str, list[_Maker]], set[str], dict]:
@@ -294,7 +270,7 @@ def _made_up(side: str, number: int, d, recipe: mesh_views.ViewRecipe) -> _Objec
             number, seed=d.seed, split=side, num_gaussians=count, fps_length=0
         )
         raw = made.gaussians
-        centre, radius = _sphere(raw["means"])
+        centre, radius = point_examples.unit_sphere(raw["means"])
         normals = transforms.disc_normals(raw["quats"])
         clouds.append(
             dict(
@@ -308,9 +284,3 @@ def _made_up(side: str, number: int, d, recipe: mesh_views.ViewRecipe) -> _Objec
     about = dict(uid=made.uid, name=made.name, category=procedural.CATEGORIES[made.category])
     views = rendered(clouds[1], *mesh_views.cameras(recipe), recipe)
     return _Object(about, clouds[0], views)
-
-
-def _sphere(means: np.ndarray) -> tuple[np.ndarray, float]:
-    means = np.asarray(means, np.float64)
-    centre = (means.min(0) + means.max(0)) / 2
-    return centre, max(float(np.linalg.norm(means - centre, axis=-1).max()), 1e-9)

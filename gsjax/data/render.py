@@ -65,7 +65,7 @@ def view_path(num_views: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames=("size", "sh_degree", "alpha"))
-def _render(scenes, viewmats, Ks, size, sh_degree, alpha):
+def render_scenes(scenes, viewmats, Ks, size, sh_degree, alpha):
     """uint8 [B, V, size, size, 3] on white; with ``alpha`` [B, V, size, size, 4], straight colours."""
     batch, views = len(scenes["means"]), len(viewmats)
     image, opacity, _ = api.rasterize(
@@ -135,7 +135,7 @@ class Renderer:
         rows += [rows[-1]] * (self._batch - len(rows))
         scenes = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         images = np.asarray(
-            _render(scenes, self._viewmats, self._Ks, self.size, degree, self.alpha)
+            render_scenes(scenes, self._viewmats, self._Ks, self.size, degree, self.alpha)
         )
         return [self._view(images[i], *sphere) for i, sphere in enumerate(spheres)]
 

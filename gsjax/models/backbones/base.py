@@ -164,17 +164,18 @@ def build(name: str, size: str = "small", *, dtype: Any = jnp.float32, **changes
     return file.Model(dataclasses.replace(file.PRESETS[size], **changes), dtype)
 
 
-def of_config(m) -> nn.Module:
+def of_config(m, channels: int | None = None) -> nn.Module:
     """The backbone that ``config.model`` of a system describes.
 
     Args:
-        m: with ``backbone``, ``backbone_size``, ``backbone_changes``, ``features`` and ``dtype``.
+        m: with ``backbone``, ``backbone_size``, ``backbone_changes`` and ``dtype``.
+        channels: columns of a point beside its position; None = those of ``m.features``.
 
     Raises:
         ValueError: as :func:`build`, or an unknown feature.
     """
     changes = {name: plain(value) for name, value in m.backbone_changes.items()}
-    channels = num_channels(m.features)
+    channels = num_channels(m.features) if channels is None else channels
     return build(
         m.backbone, m.backbone_size, dtype=jnp.dtype(m.dtype), channels=channels, **changes
     )

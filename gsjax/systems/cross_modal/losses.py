@@ -46,8 +46,3 @@ def cross_modality(
 def _entropy(logits: jax.Array, label: int) -> jax.Array:
     labels = jnp.full(logits.shape[:-1], label)
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
-
-
-def mean_of_valid(x: jax.Array, valid: jax.Array) -> jax.Array:
-    """Mean of [B] over real examples."""
-    return jnp.sum(jnp.where(valid, x, 0.0)) / jnp.maximum(jnp.sum(valid), 1)

@@ -76,9 +76,5 @@ def build(config, channels: int) -> CrossModal:
     if m.image not in resnet.PRESETS:
         raise ValueError(f"model.image: unknown {m.image!r}; known: {', '.join(resnet.PRESETS)}")
     image = dataclasses.replace(resnet.PRESETS[m.image], **m.image_changes)
-    dtype = jnp.dtype(m.dtype)
-    changes = {name: backbones.plain(value) for name, value in m.backbone_changes.items()}
-    backbone = backbones.build(
-        m.backbone, m.backbone_size, dtype=dtype, channels=channels, **changes
-    )
-    return CrossModal(backbone, image, m.fusion_dim, dtype)
+    backbone = backbones.of_config(m, channels)
+    return CrossModal(backbone, image, m.fusion_dim, jnp.dtype(m.dtype))

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gsjax.losses import means
 from gsjax.models import resnet
 from gsjax.systems import base
-from gsjax.systems.cross_modal import data, losses, model, pictures
+from gsjax.systems.cross_modal import data, model, pictures
 
 TASKS = ("classify_points", "classify_views")
 
@@ -93,7 +94,7 @@ def _loss(module, seen, variables, batch, rng, train):
         logits = module.apply(variables, seen(batch, None))
     labels = batch["category"]
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    mean = functools.partial(losses.mean_of_valid, valid=batch["valid"])
+    mean = functools.partial(means.mean_of_valid, valid=batch["valid"])
     return mean(entropy), dict(accuracy=100 * mean(jnp.argmax(logits, -1) == labels)), new
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gsjax.losses import means
 from gsjax.systems import base
 from gsjax.systems.cross_modal import data, losses, model, pictures, supervised
 
@@ -45,7 +46,6 @@ def build(config) -> base.System:
         ),
         train_data=source.train,
         eval_data=source.evaluate,
-        param_rules=(),
         info=dict(class_names=list(source.class_names), uids=source.uids),
     )
 
@@ -71,34 +71,26 @@ def _loss(module, config, variables, batch, rng, train):
         config, batch["images"], batch["index"], picture_key if train else None
     )
     shift = jax.random.randint(shift_key, (), 1, max(len(batch["index"]), 2)) if train else 1
-    run = functools.partial(_features, module, config, batch=batch, images=images, shift=shift)
+    run = functools.partial(module.apply, variables, config, batch["points"], images, shift)
     if train:
         keys = pictures.keys_of(point_key, batch["index"])
-        features, new = module.apply(
-            variables, True, keys, method=run_method(run), mutable=["batch_stats"]
-        )
+        features, new = run(True, keys, method=_features, mutable=["batch_stats"])
     else:
-        features, new = module.apply(variables, False, None, method=run_method(run)), {}
+        features, new = run(False, None, method=_features), {}
     valid = batch["valid"]
     if config.loss.negatives == "batch":
         valid = valid & jnp.roll(valid, shift, 0)
     return *_objective(module, config, variables, features, valid), new
 
 
-def run_method(run):
-    """A method of the module from a function of (module, train, keys)."""
-    return lambda bound, train, keys: run(bound, train=train, keys=keys)
-
-
-def _features(module, config, bound, *, batch, images, shift, train, keys) -> _Features:
+def _features(module, config, points, images, shift, train, keys) -> _Features:
     """All features of a batch; negatives are the batch's own anchors, moved on, or pictures of theirs."""
-    del module
-    gaussian = bound.clouds(batch["points"], train, keys)
+    gaussian = module.clouds(points, train, keys)
     count = images.shape[1]
     if config.model.calls == "each":  # norms see one role a call
-        found = [bound.views(images[:, i], train) for i in range(count)]
+        found = [module.views(images[:, i], train) for i in range(count)]
     else:
-        flat = bound.views(images.reshape(-1, *images.shape[2:]), train)
+        flat = module.views(images.reshape(-1, *images.shape[2:]), train)
         found = list(flat.reshape(*images.shape[:2], -1).swapaxes(0, 1))
     negative = found[2] if count > 2 else jnp.roll(found[0], shift, 0)
     return _Features(found[0], found[1], negative, gaussian)
@@ -111,7 +103,7 @@ def _objective(module, config, variables, features: _Features, valid):
         module.apply(variables, image, features.gaussian, method="match")
         for image in (features.anchor, features.positive, features.negative)
     ]
-    mean = functools.partial(losses.mean_of_valid, valid=valid)
+    mean = functools.partial(means.mean_of_valid, valid=valid)
     l_cv = mean(losses.cross_view(*features[:3], o.margin))
     l_cm = mean(losses.cross_modality(*logits, o.cm_balance))
     right = [mean(jnp.argmax(x, -1) == label) for x, label in zip(logits, (1, 1, 0), strict=True)]
@@ -120,8 +112,8 @@ def _objective(module, config, variables, features: _Features, valid):
         l_cv=l_cv,
         l_cm=l_cm,
         cm_accuracy=sum(right) / 3,
-        pos=jax.lax.stop_gradient(far(jax.lax.stop_gradient(features.positive))),
-        neg=jax.lax.stop_gradient(far(jax.lax.stop_gradient(features.negative))),
+        pos=far(features.positive),
+        neg=far(features.negative),
     )
     return l_cv + o.beta * l_cm, metrics
 

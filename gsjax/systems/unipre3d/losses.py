@@ -6,6 +6,7 @@ Pictures are f32 [B, V, H, W, 3] in [0, 1]; ``valid`` bool [B] leaves padding ex
 import jax
 import jax.numpy as jnp
 
+from gsjax.losses import means
 from gsjax.metrics import rendering
 
 FOREGROUND = 4.0  # weight of the foreground to that of the background, 4 : 1
@@ -46,16 +47,9 @@ def weighted_mse(
         valid: bool [B].
     """
     weight = jnp.where(is_foreground, FOREGROUND, 1.0) * 2 / (1 + FOREGROUND)
-    return mean_of_valid(weight[..., None] * jnp.square(pred - target), valid)
+    return means.mean_of_valid(weight[..., None] * jnp.square(pred - target), valid)
 
 
 def mse(pred: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
     """Scene level: mean of (I - I*)^2."""
-    return mean_of_valid(jnp.square(pred - target), valid)
-
-
-def mean_of_valid(x: jax.Array, valid: jax.Array) -> jax.Array:
-    """Mean [] of the values x [B, ...] of valid examples; 0 if there are none."""
-    each = jnp.mean(x.reshape(x.shape[0], -1), -1)
-    total = jnp.sum(jnp.where(valid, each, 0.0))
-    return total / jnp.maximum(jnp.sum(valid.astype(each.dtype)), 1.0)
+    return means.mean_of_valid(jnp.square(pred - target), valid)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gsjax.core import gaussians, sh, turns
 from gsjax.io import weights
+from gsjax.losses import means
 from gsjax.metrics import lpips as lpips_lib
 from gsjax.metrics import rendering
 from gsjax.models.backbones import base as backbones
@@ -181,8 +182,8 @@ def _loss(parts, variables, batch, rng, train):
     iou = rendering.silhouette_iou(alpha, inputs.alphas[:, start:])
     metrics |= dict(
         psnr=-10 * jnp.log10(jnp.maximum(mse, 1e-10)),
-        psnr_fg=-10 * jnp.log10(jnp.maximum(losses.mean_of_valid(inside, batch["valid"]), 1e-10)),
-        iou=losses.mean_of_valid(iou, batch["valid"]),
+        psnr_fg=-10 * jnp.log10(jnp.maximum(means.mean_of_valid(inside, batch["valid"]), 1e-10)),
+        iou=means.mean_of_valid(iou, batch["valid"]),
     )
     return loss, metrics, new
 
@@ -190,8 +191,8 @@ def _loss(parts, variables, batch, rng, train):
 def _health(scene: gaussians.Gaussians, facts, valid) -> dict[str, jax.Array]:
     """What tells early that something is wrong: sizes, opacities, shares, losses of capacity."""
     metrics = dict(
-        scale=losses.mean_of_valid(scene.scales, valid),
-        opacity=losses.mean_of_valid(scene.opacities, valid),
+        scale=means.mean_of_valid(scene.scales, valid),
+        opacity=means.mean_of_valid(scene.opacities, valid),
         dropped=jnp.sum(jnp.where(valid, facts["dropped"], 0)),
     )
     return metrics | ({"seen": facts["seen"]} if "seen" in facts else {})

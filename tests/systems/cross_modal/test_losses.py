@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gsjax.losses import means
 from gsjax.systems.cross_modal import losses
 
 
@@ -34,5 +35,5 @@ def test_unknown_balance():
 
 
 def test_means_leave_padding_out():
-    found = losses.mean_of_valid(jnp.asarray([1.0, 3.0, jnp.nan]), jnp.asarray([True, True, False]))
+    found = means.mean_of_valid(jnp.asarray([1.0, 3.0, jnp.nan]), jnp.asarray([True, True, False]))
     assert found == 2.0
