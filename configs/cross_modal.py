@@ -9,7 +9,8 @@
 Arguments after the colon: ``quick``, ``paper`` (ModelNet10, 224 pixels, 12,400 steps), ``parity`` (every slip of
 the reference code, one switch each), ``backbone=pointnet|pointnet2|...``, ``image=resnet18|half|quarter``,
 ``features=positions|scale_rotation|sh``, ``sampling=fps|uniform``, ``data=procedural|objects_cc0|meshes``,
-``task=self_supervised|classify_points|classify_views`` (the last two with labels: PointNets, and an MVCNN).
+``task=self_supervised|classify_points|classify_views`` (the last two with labels: PointNets, and an MVCNN),
+``objective=triplet|nt_xent``.
 Plain and ``:quick`` download nothing.
 
 Sources in comments: S the summary of the thesis, C its code; no letter: a choice of this project.
@@ -37,6 +38,7 @@ def get_config(arg=None):
         sampling="fps",
         data="",
         task="self_supervised",
+        objective="triplet",
     )
     config = common.base("cross_modal")
     config.task = arg.task
@@ -48,16 +50,20 @@ def get_config(arg=None):
             image=arg.image,  # S: resnet18, of random weights
             image_changes={},
             fusion_dim=256,  # C; S's figure has 512
+            space_dim=128,  # of NT-Xent's space, where there is no F_f
             calls="one",  # pictures of all roles in one call; C: 'each', whose norms see one role
             dtype="float32",
         )
     )
     config.loss = ml_collections.ConfigDict(
         dict(
+            objective=arg.objective,
             margin=2.0,  # C
-            beta=3.0,  # C: of the cross-modality term
+            beta=3.0 if arg.objective == "triplet" else 1.0,  # C: of the cross-modality term
             cm_balance="2to1",  # C; 'balanced' halves the pairs that belong together
             negatives="batch",  # views of other objects of the batch; C: 'dataset', of any
+            temperature=0.1,  # nt_xent
+            sharding="none",  # of nt_xent's sums: 'gather' | 'ring' for large batches
         )
     )
     _data(config, arg)
@@ -78,8 +84,8 @@ def get_config(arg=None):
     config.train.save_every = 250
     if arg.task == "self_supervised":
         config.eval.evaluators = dict(
-            cross_modal=dict(split="test"),
             shape_recognition=dict(split="test", views=(1, 4, 8, 16)),
+            **_by_objective(arg.objective),
         )
     else:
         split = "test/views" if arg.task == "classify_views" else "test"
@@ -91,6 +97,14 @@ def get_config(arg=None):
     if arg.quick:
         _quick(config)
     return config
+
+
+def _by_objective(objective):
+    if objective == "nt_xent":  # there is no F_f to ask
+        return dict(
+            retrieval=dict(split="test/views", predict="space", image_view=-1, bootstrap=2000)
+        )
+    return dict(cross_modal=dict(split="test"), matching=dict(split="test"))
 
 
 def _data(config, arg):

@@ -1,18 +1,34 @@
-"""Session-wide settings: native CPU loops, eight virtual devices, shared data."""
+"""Session-wide settings: native CPU loops, eight virtual devices, quick compiling, shared data."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 from gsjax import runtime
 
 runtime.configure_environment()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time is XLA's: programs run once or twice, and many of them are the same.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and commands inherit this one
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gsjax-tests-")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402  (the environment above must be settled first)
 import pytest  # noqa: E402
 
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_forgotten():
+    """Every compiled program holds memory maps, of which Linux grants a process 65,530."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -13,27 +13,31 @@ ARMS = {
     "E": "random weights, frozen",
 }
 AGAINST = "B"  # differences are of this arm minus each other one
-_BASELINES = ("blind", "blank", "mean", "silhouette", "discs")
+_BASELINES = ("blank", "mean", "silhouette", "discs")
 
 
 def views(rows: list[dict], against: str = "") -> str:
     """A line a run: foreground PSNR, silhouette IoU and SSIM of novel views; then the baselines' lines.
 
-    Baselines that know nothing are the same for all runs of equal pictures: the first run's are shown.
+    Baselines that know nothing are the same for all runs of equal pictures: a block for each such set.
     """
     del against
     if not rows:
         return "no finished runs"
     lines = [_line("arm (seed)", ["PSNR fg", "IoU", "PSNR", "SSIM", "s/step", "seconds"])]
+    baselines: dict[tuple, tuple[list[str], list[str]]] = {}  # their PSNR -> (lines, arms)
     for row in sorted(rows, key=lambda row: (row["arm"], row["seed"])):
         found = {k.removeprefix("novel_view/"): v for k, v in row["metrics"].items()}
         cells = _scores(found, "novel") + [f"{found['step_seconds']:.2f}"]
         lines.append(_line(f"{row['arm']} ({row['seed']})", [*cells, f"{row['seconds']:.0f}"]))
         if "blind/psnr_fg" in found:
             lines.append(_line("  without image features", _scores(found, "blind")))
-    for name in _BASELINES[1:]:
-        if f"{name}/psnr_fg" in found:
-            lines.append(_line(name, _scores(found, name)))
+        there = [name for name in _BASELINES if f"{name}/psnr_fg" in found]
+        block = [_line(f"  {name}", _scores(found, name)) for name in there]
+        pictures = tuple(round(found[f"{name}/psnr_fg"], 1) for name in there)
+        baselines.setdefault(pictures, (block, []))[1].append(row["arm"])
+    for block, arms in baselines.values():
+        lines += ["baselines of " + ", ".join(dict.fromkeys(arms)), *block]
     return "\n".join(lines)
 
 

@@ -1,7 +1,9 @@
-"""Cross-modal retrieval on held-out objects: R@k in four directions.
+"""Cross-modal retrieval on held-out objects: R@k between Gaussians, captions and images.
 
 Source: CLIP-GS (arXiv 2412.19142), table of retrieval: Text<->3D and Image<->3D by cosine.
 """
+
+import functools
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from gsjax.metrics import bootstrap, retrieval
 
 DEFAULTS = dict(
     split="test",
+    predict="embed",  # predict function that gives the unit vectors
     ks=(1, 5, 10),
     image_view=0,  # which view is an object's image; -1 averages over all of them
     exclude=(),  # names of categories that are left out, as queries and in the gallery
@@ -21,11 +24,11 @@ DEFAULTS = dict(
 
 
 class Evaluator:
-    """Ranks every object's caption and image among all of them, and the reverse.
+    """Ranks every object's caption (where there are captions) and image among all of them, and the reverse.
 
     For each direction ``a_to_b`` (a queries, b is the gallery): ``R@k`` with ties in favour of the
-    correct item, ``R@k_pessimistic`` with ties against it, ``R@k_any`` where any object with an
-    equal caption counts as correct, and the median rank. With ``bootstrap``, also
+    correct item, ``R@k_pessimistic`` with ties against it, with captions ``R@k_any`` where any object with
+    an equal caption counts as correct, and the median rank. With ``bootstrap``, also
     ``R@k_pessimistic_low`` and ``_high``.
 
     Attributes:
@@ -36,7 +39,7 @@ class Evaluator:
     def __init__(self, system, options):
         self._system = system
         self._options = features.refuse_unknown("retrieval", options, DEFAULTS)
-        self._predict = jax.jit(system.predict_fns["embed"])
+        self._predict = jax.jit(system.predict_fns[self._options["predict"]])
         self.details: dict[str, np.ndarray] = {}
 
     def run(self, variables, put_batch) -> dict[str, float]:
@@ -47,19 +50,18 @@ class Evaluator:
             batch_size=o["batch_size"],
         )  # fmt: skip
         found, _ = features.keep_categories(found, self._system.info["class_names"], o["exclude"])
-        embeds = dict(
-            gaussian=found["gaussian"], text=found["text"], image=self._image(found["image"])
-        )
-        strict = retrieval.cross_modal(embeds, anchor="gaussian", block=o["block"])
-        loose = retrieval.cross_modal(
-            embeds, found["caption_hash"], anchor="gaussian", block=o["block"]
-        )
+        embeds = dict(gaussian=found["gaussian"], image=self._image(found["image"]))
+        if "text" in found:
+            embeds["text"] = found["text"]
+        run = functools.partial(retrieval.cross_modal, anchor="gaussian", block=o["block"])
+        strict = run(embeds)
+        loose = run(embeds, found["caption_hash"]) if "text" in found else {}
         self.details = dict(index=found["index"], category=found["category"])
         result = dict(num_objects=float(len(found["index"])))
         for direction, ranks in strict.items():
             name = direction.replace("->", "_to_")
             self.details[name] = ranks.pessimistic
-            result |= self._recalls(name, ranks, loose[direction])
+            result |= self._recalls(name, ranks, loose.get(direction))
         return result
 
     def _image(self, views):
@@ -78,11 +80,10 @@ class Evaluator:
     def _recalls(self, name, strict, loose):
         ks = tuple(self._options["ks"])
         result = {f"{name}/median_rank": float(np.median(strict.optimistic))}
-        for suffix, ranks in (
-            ("", strict.optimistic),
-            ("_pessimistic", strict.pessimistic),
-            ("_any", loose.pessimistic),
-        ):
+        kinds = [("", strict.optimistic), ("_pessimistic", strict.pessimistic)]
+        if loose:
+            kinds.append(("_any", loose.pessimistic))
+        for suffix, ranks in kinds:
             for k, value in retrieval.Recall.from_ranks(ranks, ks).compute().items():
                 result[f"{name}/{k}{suffix}"] = value
         if self._options["bootstrap"]:

@@ -55,9 +55,13 @@ def test_views_shows_scores_with_intervals_and_baselines_once():
         metrics |= {f"novel_view/{name}/psnr": 18.0, f"novel_view/{name}/ssim": 0.8}
     metrics |= {"novel_view/blank/psnr_fg": 9.0, "novel_view/blank/iou": 0.0}
     rows = [dict(arm="net fusion", seed=s, metrics=metrics, seconds=60.0) for s in (0, 1)]
+    other = metrics | {"novel_view/blank/psnr_fg": 7.0}
+    rows.append(dict(arm="net room", seed=0, metrics=other, seconds=60.0))
     found, lines = _cells(study_transfer.views(rows))
     assert "20.0 [19.0, 21.0]" in found["net fusion (0)"] and "90.0" in found["net fusion (0)"]
-    assert len([x for x in lines if x.startswith("blank")]) == 1
+    at = [lines.index(f"baselines of {name}") for name in ("net fusion", "net room")]
+    assert [lines[i + 1].split()[:2] for i in at] == [["blank", "9.0"], ["blank", "7.0"]]
+    assert len([x for x in lines if x.strip().startswith("blank")]) == 2
     assert study_transfer.views([]) == study_transfer.transfer([]) == "no finished runs"
 
 

@@ -1,61 +1,10 @@
 """The five passes on features that are known: perfect, blind, and drawn as the protocol says."""
 
-import grain
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gsjax.evals import cross_modal, shape_recognition
-from gsjax.systems import base
-
-COUNT, SIDES = 12, 4
-CLASSES = 3
-
-
-def _dataset(count, split):
-    """Object i, whose features are its number; a sample of Gaussians shifts them a little."""
-    draw = int(split.split("#")[1]) if "#" in split else 0
-    items = [
-        dict(index=np.int32(i), valid=np.bool_(True), category=np.int32(i % CLASSES),
-             points=np.float32(i + 0.01 * draw), kind=np.int32("memory" in split))
-        for i in range(count)
-    ]  # fmt: skip
-    return grain.MapDataset.source(items)
-
-
-def system(answer, spread=0.1):
-    """``answer``: (image features, gaussian features) -> bool, whether they belong together."""
-
-    def views(variables, batch):
-        side = jnp.arange(SIDES) * spread
-        number = batch["index"][:, None] + side
-        shown = (batch["category"] + batch["kind"]) % CLASSES  # memory shows another class
-        klass = jnp.broadcast_to(shown[:, None], number.shape)
-        image = jnp.stack([number, 10.0 * jnp.cos(2.1 * klass), 10.0 * jnp.sin(2.1 * klass)], -1)
-        return dict(image=image, **_facts(batch))
-
-    def embed(variables, batch):
-        turn = 2.1 * batch["category"]
-        one = jnp.stack([batch["points"], 10.0 * jnp.cos(turn), 10.0 * jnp.sin(turn)], -1)
-        return dict(gaussian=one, **_facts(batch))
-
-    def match(variables, batch):
-        yes = answer(batch["image"], batch["gaussian"])
-        return dict(logits=jnp.stack([jnp.zeros(len(yes)), jnp.where(yes, 5.0, -5.0)], -1))
-
-    return base.System(
-        name="made up", batch_spec={}, init=None, loss=None,
-        predict_fns=dict(views=views, embed=embed, match=match), train_data=None,
-        eval_data=lambda split: _dataset(24 if split.startswith("train") else COUNT, split),
-    )  # fmt: skip
-
-
-def _facts(batch):
-    return {name: batch[name] for name in ("index", "category", "valid")}
-
-
-def _same(image, gaussian):
-    return jnp.abs(image[:, 0] - gaussian[:, 0]) < 0.5
+from tests.evals.made_up_pairs import CLASSES, COUNT, same, system
 
 
 def run(made, **options):
@@ -64,7 +13,7 @@ def run(made, **options):
 
 
 def test_a_head_that_knows_is_always_right():
-    found, details = run(system(_same), passes=3)
+    found, details = run(system(same), passes=3)
     assert found["accuracy"] == found["balanced"] == 1.0
     np.testing.assert_allclose(found["loss"], 3 * np.log1p(np.exp(-5.0)), rtol=1e-5)
     assert details["right"].tolist() == [9] * COUNT
@@ -100,8 +49,7 @@ def test_entropy_is_that_of_a_softmax():
 
 
 def test_too_few_objects_are_refused():
-    made = system(_same)
-    lonely = base.System(**{**made.__dict__, "eval_data": lambda split: _dataset(1, split)})
+    lonely = system(same, count=1)
     with pytest.raises(ValueError, match="at least 2 objects"):
         run(lonely)
 
@@ -113,7 +61,7 @@ def recognise(made, **options):
 
 
 def test_recognition_of_features_that_tell_the_class():
-    found, details = recognise(system(_same), fractions=(1.0, 0.5), memory=True)
+    found, details = recognise(system(same), fractions=(1.0, 0.5), memory=True)
     assert found["image/1"] == found["image/4"] == found["points"] == 100.0
     assert found["image/1@0.5"] == found["points@0.5"] == 100.0
     assert (found["memory/4"], found["between/4"]) == (0.0, 100.0)
@@ -136,6 +84,6 @@ def test_pooling_takes_the_largest_of_views_drawn_for_each_object():
 
 def test_more_views_than_there_are_and_unknown_machines_are_refused():
     with pytest.raises(ValueError, match=r"\[9\] asked for, 4 an object"):
-        recognise(system(_same), views=(1, 9))
+        recognise(system(same), views=(1, 9))
     with pytest.raises(ValueError, match="svm: unknown 'rbf'"):
-        recognise(system(_same), svm="rbf")
+        recognise(system(same), svm="rbf")

@@ -73,6 +73,21 @@ def test_constant_embeddings_find_nothing_when_ties_count_against_them():
     np.testing.assert_allclose(found["gaussian_to_text/R@1"], 100 / NUM)
 
 
+def test_systems_without_captions_have_two_directions():
+    system = _system()
+
+    def space(variables, batch):
+        return {k: v for k, v in batch.items() if k not in ("text", "caption_hash")}
+
+    system.predict_fns["space"] = space
+    found = _run(retrieval, system, predict="space", image_view=0)
+    assert {name.split("/")[0] for name in found} == {
+        "num_objects", "gaussian_to_image", "image_to_gaussian",
+    }  # fmt: skip
+    assert found["image_to_gaussian/R@1_pessimistic"] == 100.0
+    assert "image_to_gaussian/R@1_any" not in found
+
+
 def test_categories_can_be_left_out():
     system = _system()
     evaluator = retrieval.Evaluator(system, dict(exclude=("other",), bootstrap=50))

@@ -1,8 +1,9 @@
-"""Two encoders and the head that tells whether a picture and Gaussians belong together.
+"""Two encoders, and what sets their features beside each other.
 
 "Self-Supervised Cross-modality Feature Learning using 3D Gaussian Splatting" (A. Simionescu, TU Delft):
 F_img is a ResNet-18 of random weights, F_p a PointNet or PointNet++ on Gaussians, F_f two dense layers
-on both features side by side.
+on both features side by side that tell whether they belong together. For NT-Xent there is no F_f:
+both features are projected into one space (SimCLR, arXiv 2002.05709).
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gsjax.losses import contrastive
 from gsjax.models import resnet
 from gsjax.models.backbones import base as backbones
 
@@ -22,22 +24,31 @@ class CrossModal(nn.Module):
         backbone: of points; its pooled feature is F_p's.
         image: sizes of F_img.
         fusion_dim: width of F_f's hidden layer (the reference's code 256, its figure 512).
+        space_dim: width of the space that both features are projected into; 0 = there is F_f instead.
         dtype: of computation; features and logits are float32.
     """
 
     backbone: nn.Module
     image: resnet.Config
     fusion_dim: int = 256
+    space_dim: int = 0
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         self.pictures = resnet.ResNet(self.image, self.dtype)
-        self.hidden = nn.Dense(self.fusion_dim, dtype=self.dtype)
-        self.logits = nn.Dense(2, dtype=self.dtype)
+        if self.space_dim:
+            self.image_space = Projection(self.space_dim, self.dtype)
+            self.point_space = Projection(self.space_dim, self.dtype)
+        else:
+            self.hidden = nn.Dense(self.fusion_dim, dtype=self.dtype)
+            self.logits = nn.Dense(2, dtype=self.dtype)
 
-    def __call__(self, points: jax.Array, images: jax.Array) -> jax.Array:
+    def __call__(self, points: jax.Array, images: jax.Array):
         """Every parameter takes part: for ``init``. points [B, P, C], images [B, S, S, 3]."""
-        return self.match(self.views(images), self.clouds(points))
+        image, gaussian = self.views(images), self.clouds(points)
+        if self.space_dim:
+            return self.of_image(image), self.of_gaussian(gaussian)
+        return self.match(image, gaussian)
 
     def views(self, images: jax.Array, train: bool = False) -> jax.Array:
         """F_img: f32 [B, S, S, 3] in [0, 1] -> f32 [B, D]."""
@@ -55,6 +66,26 @@ class CrossModal(nn.Module):
         x = jnp.concatenate([image, gaussian], -1).astype(self.dtype)
         return self.logits(nn.relu(self.hidden(x))).astype(jnp.float32)
 
+    def of_image(self, image: jax.Array) -> jax.Array:
+        """Features [..., D] -> unit vectors f32 [..., space_dim]."""
+        return self.image_space(image)
+
+    def of_gaussian(self, gaussian: jax.Array) -> jax.Array:
+        """Features [..., D'] -> unit vectors f32 [..., space_dim]."""
+        return self.point_space(gaussian)
+
+
+class Projection(nn.Module):
+    """g of SimCLR: a dense layer as wide as its input, ReLU, a dense layer, unit length."""
+
+    dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Dense(x.shape[-1], dtype=self.dtype)(x))
+        return contrastive.unit(nn.Dense(self.dim, dtype=self.dtype)(x))
+
 
 def as_points(points: jax.Array) -> backbones.PointBatch:
     """Columns [B, P, 3 + C] as backbones read them; all rows are real."""
@@ -66,7 +97,7 @@ def build(config, channels: int) -> CrossModal:
 
     Args:
         config: with ``backbone``, ``backbone_size``, ``backbone_changes``, ``image``, ``image_changes``,
-            ``fusion_dim`` and ``dtype``.
+            ``fusion_dim``, ``space_dim`` and ``dtype``; ``config.loss.objective`` says which of the two.
         channels: columns of a point beside its position.
 
     Raises:
@@ -77,4 +108,5 @@ def build(config, channels: int) -> CrossModal:
         raise ValueError(f"model.image: unknown {m.image!r}; known: {', '.join(resnet.PRESETS)}")
     image = dataclasses.replace(resnet.PRESETS[m.image], **m.image_changes)
     backbone = backbones.of_config(m, channels)
-    return CrossModal(backbone, image, m.fusion_dim, jnp.dtype(m.dtype))
+    space = m.space_dim if config.loss.objective == "nt_xent" else 0
+    return CrossModal(backbone, image, m.fusion_dim, space, jnp.dtype(m.dtype))

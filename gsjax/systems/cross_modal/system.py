@@ -1,14 +1,12 @@
 """Cross-modality and cross-view self-supervision as a system: wires data, model and losses."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gsjax.losses import means
 from gsjax.systems import base
-from gsjax.systems.cross_modal import data, losses, model, pictures, supervised
+from gsjax.systems.cross_modal import data, model, objectives, pictures, supervised
 
 CALLS = ("one", "each")
 TASKS = ("self_supervised", *supervised.TASKS)
@@ -27,10 +25,7 @@ def build(config) -> base.System:
         return supervised.build(config)
     if config.model.calls not in CALLS:
         raise ValueError(f"model.calls: unknown {config.model.calls!r}; known: {', '.join(CALLS)}")
-    if config.loss.cm_balance not in losses.BALANCES:
-        raise ValueError(
-            f"loss.cm_balance: unknown {config.loss.cm_balance!r}; known: {', '.join(losses.BALANCES)}"
-        )
+    objective = objectives.of_config(config)
     source = data.load(config)
     module = model.build(config, data.channels(config))
     spec = data.batch_spec(config)
@@ -38,16 +33,22 @@ def build(config) -> base.System:
         name="cross_modal",
         batch_spec=spec,
         init=functools.partial(_init, module, spec),
-        loss=functools.partial(_loss, module, config),
-        predict_fns=dict(
-            embed=functools.partial(_embed, module),
-            views=functools.partial(_views, module, config),
-            match=functools.partial(_match, module),
-        ),
+        loss=functools.partial(_loss, module, config, objective),
+        predict_fns=_predict_fns(module, config),
         train_data=source.train,
         eval_data=source.evaluate,
         info=dict(class_names=list(source.class_names), uids=source.uids),
     )
+
+
+def _predict_fns(module, config):
+    found = dict(
+        embed=functools.partial(_embed, module),
+        views=functools.partial(_views, module, config),
+    )
+    if config.loss.objective == "nt_xent":
+        return found | dict(space=functools.partial(_space, module, config))
+    return found | dict(match=functools.partial(_match, module))
 
 
 def _init(module, spec, rng):
@@ -55,16 +56,7 @@ def _init(module, spec, rng):
     return module.init(rng, jnp.zeros((1, *points.shape)), jnp.zeros((1, *images.shape[1:])))
 
 
-class _Features(NamedTuple):
-    """f32 [B, D] each: of two views, of a view of another object, of the Gaussians."""
-
-    anchor: jax.Array
-    positive: jax.Array
-    negative: jax.Array
-    gaussian: jax.Array
-
-
-def _loss(module, config, variables, batch, rng, train):
+def _loss(module, config, objective, variables, batch, rng, train):
     """(loss, metrics, new collections); see ``base.System``."""
     shift_key, picture_key, point_key = jax.random.split(rng, 3)
     images = pictures.prepared(
@@ -77,13 +69,11 @@ def _loss(module, config, variables, batch, rng, train):
         features, new = run(True, keys, method=_features, mutable=["batch_stats"])
     else:
         features, new = run(False, None, method=_features), {}
-    valid = batch["valid"]
-    if config.loss.negatives == "batch":
-        valid = valid & jnp.roll(valid, shift, 0)
-    return *_objective(module, config, variables, features, valid), new
+    head = functools.partial(module.apply, variables)
+    return *objective(config.loss, head, features, batch, shift), new
 
 
-def _features(module, config, points, images, shift, train, keys) -> _Features:
+def _features(module, config, points, images, shift, train, keys) -> objectives.Features:
     """All features of a batch; negatives are the batch's own anchors, moved on, or pictures of theirs."""
     gaussian = module.clouds(points, train, keys)
     count = images.shape[1]
@@ -93,29 +83,7 @@ def _features(module, config, points, images, shift, train, keys) -> _Features:
         flat = module.views(images.reshape(-1, *images.shape[2:]), train)
         found = list(flat.reshape(*images.shape[:2], -1).swapaxes(0, 1))
     negative = found[2] if count > 2 else jnp.roll(found[0], shift, 0)
-    return _Features(found[0], found[1], negative, gaussian)
-
-
-def _objective(module, config, variables, features: _Features, valid):
-    """(loss, metrics)."""
-    o = config.loss
-    logits = [
-        module.apply(variables, image, features.gaussian, method="match")
-        for image in (features.anchor, features.positive, features.negative)
-    ]
-    mean = functools.partial(means.mean_of_valid, valid=valid)
-    l_cv = mean(losses.cross_view(*features[:3], o.margin))
-    l_cm = mean(losses.cross_modality(*logits, o.cm_balance))
-    right = [mean(jnp.argmax(x, -1) == label) for x, label in zip(logits, (1, 1, 0), strict=True)]
-    far = lambda other: mean(jnp.linalg.norm(features.anchor - other, axis=-1))  # noqa: E731
-    metrics = dict(
-        l_cv=l_cv,
-        l_cm=l_cm,
-        cm_accuracy=sum(right) / 3,
-        pos=far(features.positive),
-        neg=far(features.negative),
-    )
-    return l_cv + o.beta * l_cm, metrics
+    return objectives.Features(found[0], found[1], negative, gaussian)
 
 
 def _embed(module, variables, batch):
@@ -135,6 +103,15 @@ def _views(module, config, variables, batch):
         category=batch["category"],
         index=batch["index"],
         valid=batch["valid"],
+    )
+
+
+def _space(module, config, variables, batch):
+    """Unit vectors of the Gaussians [B, D] and of every picture [B, V, D] in the space of both."""
+    shown, found = _views(module, config, variables, batch), _embed(module, variables, batch)
+    return found | dict(
+        gaussian=module.apply(variables, found["gaussian"], method="of_gaussian"),
+        image=module.apply(variables, shown["image"], method="of_image"),
     )
 
 

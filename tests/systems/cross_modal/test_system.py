@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gsjax.losses import nt_xent
 from gsjax.systems.cross_modal import system
 from gsjax.train import optim
 from tests.systems.cross_modal import tiny
@@ -18,6 +19,22 @@ def _batch(built, count=4, split=None):
 
 def _run(built, variables, batch, train=True, seed=0):
     return built.loss(variables, batch, jax.random.key(seed), train)
+
+
+def _step(built, batch, rate):
+    """jit: variables -> (variables after a step of plain descent, loss, gradients)."""
+
+    @jax.jit
+    def step(variables):
+        def loss(params):
+            value, _, new = _run(built, {**variables, "params": params}, batch)
+            return value, new
+
+        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        params = jax.tree.map(lambda p, g: p - rate * g, variables["params"], grads)
+        return {"params": params, **new}, value, grads
+
+    return step
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +126,7 @@ def test_every_parameter_has_a_gradient_and_the_loss_falls(plain):
     built, variables = plain
     batch = _batch(built)
 
-    @jax.jit
-    def step(variables):
-        def loss(params):
-            value, _, new = _run(built, {**variables, "params": params}, batch)
-            return value, new
-
-        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        params = jax.tree.map(lambda p, g: p - 0.02 * g, variables["params"], grads)
-        return {"params": params, **new}, value, grads
-
+    step = _step(built, batch, 0.02)
     first = None
     for _ in range(30):
         variables, value, grads = step(variables)
@@ -133,6 +141,28 @@ def test_every_parameter_has_a_gradient_and_the_loss_falls(plain):
             )
     assert not zero
     assert value < 0.6 * first
+
+
+def test_nt_xent_projects_both_kinds_into_one_space_and_learns(folder):
+    built = system.build(tiny.config(folder, loss__objective="nt_xent", model__space_dim=8))
+    variables = jax.jit(built.init)(jax.random.key(0))
+    assert {"image_space", "point_space"} < set(variables["params"])
+    assert not {"hidden", "logits"} & set(variables["params"])
+    batch = _batch(built)
+    loss, metrics, _ = _run(built, variables, batch, train=False)
+    np.testing.assert_allclose(loss, metrics["l_cv"] + 3 * metrics["l_cm"], rtol=1e-5)
+    found = built.predict_fns["space"](variables, batch)
+    assert found["image"].shape == (4, 2, 8) and found["gaussian"].shape == (4, 8)
+    np.testing.assert_allclose(jnp.linalg.norm(found["image"], axis=-1), 1, rtol=1e-5)
+    expected = nt_xent.nt_xent(found["image"][:, 0], found["image"][:, 1], 0.1).mean()
+    np.testing.assert_allclose(metrics["l_cv"], expected, rtol=1e-4)
+    step = _step(built, batch, 0.02)
+    values = []
+    for _ in range(15):
+        variables, value, grads = step(variables)
+        values.append(float(value))
+    assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+    assert values[-1] < 0.6 * values[0]
 
 
 def test_decay_reaches_norms_where_parity_asks_for_it(plain):
@@ -155,6 +185,8 @@ def test_decay_reaches_norms_where_parity_asks_for_it(plain):
         (dict(model__image="vit"), "known: resnet18"),
         (dict(loss__cm_balance="x"), "known: 2to1"),
         (dict(loss__negatives="x"), "known: batch, dataset"),
+        (dict(loss__objective="x"), "known: triplet, nt_xent"),
+        (dict(loss__objective="nt_xent", loss__negatives="dataset"), "set 'batch'"),
         (dict(data__sampling="grid"), "known: fps, uniform"),
         (dict(data__features="rgb"), "known: positions"),
         (dict(data__name="shapenet"), "known: procedural, objects_cc0, meshes"),
@@ -182,19 +214,10 @@ def test_labelled_twins_learn_a_batch(folder, task):
     variables = jax.jit(built.init)(jax.random.key(0))
     batch = _batch(built)
 
-    @jax.jit
-    def step(variables):
-        def loss(params):
-            value, _, new = _run(built, {**variables, "params": params}, batch)
-            return value, new
-
-        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], grads)
-        return {"params": params, **new}, value
-
+    step = _step(built, batch, 0.1)
     values = []
     for _ in range(25):
-        variables, value = step(variables)
+        variables, value, _ = step(variables)
         values.append(float(value))
     assert values[-1] < 0.5 * values[0]
     split = "test/views" if task == "classify_views" else "test"

@@ -24,7 +24,7 @@ def run_config():
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, compiled_once):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
     digests, halfway = resume_case.check_resumed_run_is_the_whole(run_config, tmp_path, monkeypatch)
     for kind in ("params/", "ema/", "opt_state/", "collections/batch_stats/"):
         assert any(name.startswith(kind) for name in digests), kind
