@@ -6,7 +6,7 @@
 
 Tasks: the categories of real objects (objects_cc0, held-out groups; ``other`` is left out) and parts of
 procedural objects, with all labels and with 10 % of them (the same ones for every arm and seed). Arms: A
-from scratch; A' the same with as many seconds more as the pre-training took; B pre-trained; C pre-trained
+from scratch; A' the same with as many seconds more as the pre-training took, by the paces of both side by side; B pre-trained; C pre-trained
 without pictures; D pre-trained with the pictures of other objects; E at random weights, frozen. Arms share
 backbone, data, augmentation, order of batches and steps. Each setting and arm chooses its rate
 among three on a validation part of the training objects (A' takes A's); test objects are met once
@@ -72,16 +72,23 @@ def _setting(backbone: str, task: str, share: float) -> list[dict]:
         runs.append(choice)
         for seed in SEEDS:
             needs = [*_pretraining(backbone, arm, seed), choice]
-            config = make(seed, role="pace")
+            config = make(seed)
             runs.append(dict(arm=f"{name}/{arm}", kind="finetune", config=config, needs=needs))
-    scratch = {run["config"].seed: run for run in runs if run["arm"] == f"{name}/A"}
     rate = next(run for run in runs if run["arm"] == f"{name}/A/rate")
     for seed in SEEDS:
         config = _config(backbone, task, share, seed, time_added=True)
-        needs = [*_pretraining(backbone, "B", seed), rate, scratch[seed]]
+        needs = [*_pretraining(backbone, "B", seed), rate, _pace(backbone, task)]
         runs.append(dict(arm=f"{name}/A'", kind="finetune", config=config, needs=needs))
     runs.append(_nearest(name, task, share))
     return runs
+
+
+def _pace(backbone: str, task: str) -> dict:
+    """The pace of the task beside that of the pre-training."""
+    config = _config(backbone, task, 1.0, CHOICE_SEED, role="pace")
+    config.optim.lr = RATES[0]
+    needs = _pretraining(backbone, "B", CHOICE_SEED)
+    return dict(arm=f"{backbone} {task} pace", kind="pace", config=config, needs=needs)
 
 
 def _nearest(name: str, task: str, share: float) -> dict:

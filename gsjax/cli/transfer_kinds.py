@@ -43,17 +43,26 @@ def choose_lr(config, folder, needs=()):
 def finetune(config, folder, needs=()):
     """Training at the chosen rate, measured once on the held-out objects.
 
-    With ``config.study.time_added`` the steps grow by those that fit into the measured seconds of the
-    pre-training, at the measured pace of the run without it.
+    With ``config.study.time_added`` the steps grow by those that take as long as the pre-training did, by
+    the measured ratio of their paces.
     """
-    rows = {need.config.study.get("role", ""): need.row["metrics"] for need in needs}
-    config.optim.lr = rows["rate"]["lr"]
+    found = {need.config.study.get("role", ""): need for need in needs}
+    config.optim.lr = found["rate"].row["metrics"]["lr"]
     if config.study.time_added:
-        added = rows["weights"]["train_seconds"] / rows["pace"]["step_seconds"]
-        config.train.num_steps += round(added)
+        steps = found["weights"].config.train.num_steps
+        config.train.num_steps += round(steps * found["pace"].row["metrics"]["ratio"])
         needs = [need for need in needs if need.config.study.role != "weights"]
     metrics, outcomes = _finetuned(config, folder, needs, "test", folder.parent)
     return metrics | dict(lr=config.optim.lr, num_steps=config.train.num_steps), outcomes
+
+
+def pace(config, folder, needs=()):
+    """How many steps of this run take as long as one of the pre-training."""
+    del folder
+    from gsjax.train import pace as pace_lib
+
+    (weights,) = needs
+    return pace_lib.ratio(weights.config, config), {}
 
 
 def probe(config, folder, needs=()):
@@ -183,6 +192,7 @@ KINDS = dict(
     pretrain=pretrain,
     choose_lr=choose_lr,
     finetune=finetune,
+    pace=pace,
     probe=probe,
     nearest_task=nearest,
 )

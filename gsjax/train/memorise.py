@@ -41,27 +41,15 @@ def run(config, steps: int, batch_size: int) -> dict[str, float]:
     from gsjax.data import examples
     from gsjax.evals import novel_view
     from gsjax.systems import base
-    from gsjax.train import optim, sharding
-    from gsjax.train import state as state_lib
-    from gsjax.train import step as step_lib
+    from gsjax.train import single
 
     config.optim.ema = 0.0
     system = base.build(config)
     source = system.train_data()
     batch = [source[i] for i in range(min(batch_size, len(source)))]
     stacked = {name: np.stack([example[name] for example in batch]) for name in system.batch_spec}
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(system.init, key)
-    optimizer = optim.build(config.optim, steps, shapes["params"], system.param_rules)
-
-    def create(key):
-        return state_lib.create(system.init(key), optimizer, ema=False)
-
-    mesh = sharding.make_mesh(1)
+    state, compiled, mesh = single.start(system, config, steps)
     with jax.set_mesh(mesh):
-        shardings = sharding.of_state(mesh, jax.eval_shape(create, key))
-        state = jax.jit(create, out_shardings=shardings)(key)
-        compiled = step_lib.compile_step(system, optimizer, mesh, shardings)
         key = jax.random.key(config.seed + 1)
         state, metrics = compiled(state, stacked, key)
         jax.block_until_ready(metrics)

@@ -49,9 +49,12 @@ def get_study():
         rate = dict(arm=f"net/classify/{arm}/rate", kind="choose_lr", needs=needs,
                     config=_tune(100, role="rate", init=arm))
         runs += [rate, dict(arm=f"net/classify/{arm}", kind="finetune", needs=[*needs, rate],
-                            config=_tune(0, role="pace", init=arm))]
+                            config=_tune(0, init=arm))]
+    timed = _tune(0, role="pace")
+    timed.optim.lr = 1e-3
+    pace = dict(arm="net classify pace", kind="pace", config=timed, needs=[weights])
     runs.append(dict(arm="net/classify/A'", kind="finetune", config=_tune(0, time_added=True),
-                     needs=[weights, runs[0], runs[1]]))
+                     needs=[weights, runs[0], pace]))
     probe = _tune(0, init="probe")
     probe.eval.evaluators = dict(linear_probe=dict(train_split="fit", bootstrap=0, penalties=(0.1, 1.0),
                                                    standard="columns", folds=2, reestimate_norms=1,
@@ -74,15 +77,16 @@ def test_a_study_from_pretraining_to_table(tmp_path, capsys):
     assert "B minus" in text and "Chamfer 1-NN" in text and "majority" in text
     (first,) = study.read_rows(results / "first.jsonl")
     rows = {row["arm"]: row for row in study.read_rows(results / "second.jsonl")}
-    assert len(rows) == 7
+    assert len(rows) == 8
     rate = rows["net/classify/B/rate"]["metrics"]
     assert rate["lr"] in (1e-3, 1e-2) and rate["lr"] == rows["net/classify/B"]["metrics"]["lr"]
     assert max(rate["val/0.001"], rate["val/0.01"]) == rate[f"val/{rate['lr']:g}"]
-    # As many steps more as fit into the seconds of the pre-training.
-    seconds = first["metrics"]["train_seconds"]
-    pace = rows["net/classify/A"]["metrics"]["step_seconds"]
+    assert first["metrics"]["train_seconds"] > 0
+    # As many steps more as take as long as the two of the pre-training.
+    pace = rows["net classify pace"]["metrics"]
+    assert pace["first_seconds"] > 0 and pace["second_seconds"] > 0
     longer = rows["net/classify/A'"]["metrics"]
-    assert longer["num_steps"] == 2 + round(seconds / pace)
+    assert longer["num_steps"] == 2 + round(2 * pace["ratio"])
     hits = {arm: row["outcomes"]["hit"] for arm, row in rows.items() if "hit" in row["outcomes"]}
     assert {len(h) for arm, h in hits.items() if "rate" not in arm} == {26}
     # The backbone lies beside the rows, so that later runs do without the pre-training's folder.
