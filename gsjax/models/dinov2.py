@@ -6,7 +6,7 @@ classifier, no masking: maps of chosen layers through the final norm. Names of p
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -205,6 +205,40 @@ class DinoV2(nn.Module):
         ahead = jnp.concatenate(ahead, 1).astype(x.dtype)
         ahead = jnp.broadcast_to(ahead, (len(x), *ahead.shape[1:]))
         return jnp.concatenate([ahead, x.reshape(len(x), -1, c.width)], 1)
+
+
+def picture_maps(
+    vit: Callable[[jax.Array], list[jax.Array]], images: jax.Array, factor: int = 8
+) -> list[jax.Array]:
+    """Maps of pictures of any size at a fraction of that size, as DepthSplat takes them.
+
+    Pictures are normalised and shrunk to multiples of 14 with corners aligned; the maps are resized
+    likewise.
+
+    Args:
+        vit: a ``DinoV2`` of patch 14, bound or within its parent.
+        images: [B, H, W, 3] in [0, 1].
+        factor: of the picture to the maps.
+
+    Returns:
+        For each of the backbone's layers [B, H / factor, W / factor, C].
+
+    Raises:
+        ValueError: sides under 14 pixels, or that ``factor`` does not divide.
+    """
+    if (
+        images.ndim != 4
+        or min(images.shape[1:3]) < 14
+        or any(n % factor for n in images.shape[1:3])
+    ):
+        raise ValueError(
+            f"images: expected [B, H, W, 3], sides of at least 14 pixels and multiples of {factor}, "
+            f"found {list(images.shape)}"
+        )
+    height, width = images.shape[1:3]
+    x = resize.resize(normalise(images), (height // 14 * 14, width // 14 * 14), "corners")
+    size = height // factor, width // factor
+    return [resize.resize(y, size, "corners") for y in vit(x)]
 
 
 def abstract_variables(config: DinoConfig) -> dict:
