@@ -6,6 +6,7 @@ has. Released weights were trained with two views; more make them worse.
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -68,8 +69,8 @@ class Config:
     @property
     def stride(self) -> int:
         """What both sides of pictures must be multiples of."""
-        cost = FACTOR * max(self.splits, self.cost_unet.stride)
-        return max(cost, self.refine_unet.stride)
+        cells = math.lcm(self.splits, self.cost_unet.stride)
+        return math.lcm(FACTOR * cells, self.refine_unet.stride)
 
 
 PRESETS = {

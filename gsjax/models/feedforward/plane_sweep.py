@@ -143,11 +143,13 @@ def _taps(a: jax.Array, b: jax.Array, depths: jax.Array, height: int, width: int
 def _agreement(features, a, b, first_row, depths, height, width):
     """[B, V, D, H W] for one chunk of candidates: mean over neighbours of <reference, sample>."""
     batch, count, size, channels = features.shape
-    rows = features.reshape(-1, channels)
+    rows = features.reshape(batch, -1, channels)
     reference = features.astype(a.dtype)[:, :, None, None]
     total = 0.0
     for cell, weight in _taps(a, b, depths, height, width):
-        samples = jnp.take(rows, first_row + cell, axis=0, mode="clip")
+        # Example by example: devices that hold different examples exchange nothing.
+        take = jax.vmap(lambda values, chosen: jnp.take(values, chosen, axis=0, mode="clip"))
+        samples = take(rows, first_row + cell)
         total += weight * jnp.sum(reference * samples.astype(a.dtype), axis=-1)
     return jnp.mean(total, axis=2) * channels**-0.5
 
@@ -200,8 +202,7 @@ def cost_volume(
     depths = jnp.pad(depths, ((0, 0), (0, 0), (0, padding), (0, 0)), mode="edge")
     depths = jnp.moveaxis(depths.reshape(batch, count, -1, chunk, depths.shape[-1]), 2, 0)
     flat = features.reshape(batch, count, height * width, channels)
-    view = jnp.arange(batch, dtype=jnp.int32)[:, None, None] * count + index
-    first_row = (view * (height * width))[..., None, None]
+    first_row = (index * (height * width))[..., None, None]
 
     @jax.checkpoint
     def body(carry, part):

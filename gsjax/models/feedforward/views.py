@@ -55,10 +55,8 @@ def neighbours(c2ws: jax.Array, count: int | None) -> jax.Array:
         ValueError: fewer than two views, or a count under 1.
     """
     batch, views = c2ws.shape[:2]
-    if count is None or (views >= 2 and 1 <= views - 1 <= count):
+    if count is None or count >= views - 1:
         return other_views(batch, views)
-    if views < 2:
-        return other_views(batch, views)  # raises
     return nearest_views(c2ws, count)
 
 

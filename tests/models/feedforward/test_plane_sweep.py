@@ -80,6 +80,16 @@ def test_each_cell_may_have_planes_of_its_own():
     np.testing.assert_allclose(found[0], expected, atol=1e-10)
 
 
+def test_examples_do_not_mix():
+    one, other = _scene(3, seed=7), _scene(3, seed=8)
+    other = (*other[:4], other[4][..., ::-1])
+    both = [np.concatenate(x).astype(x[0].dtype) for x in zip(one, other)]
+    with jax.enable_x64(True):
+        found = _cost(*map(jnp.asarray, both), chunk=3)
+    for example, scene in zip(found, (one, other)):
+        np.testing.assert_allclose(example, _loop(*scene), atol=1e-10)
+
+
 def test_samples_are_those_of_map_coordinates():
     rng = np.random.default_rng(2)
     image = jnp.asarray(rng.normal(size=(H, W)), jnp.float32)
