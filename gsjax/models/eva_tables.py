@@ -6,7 +6,7 @@ are OpenCLIP's under ``text.`` in both.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,37 +28,7 @@ _RENAMES = (
 IGNORE = (r"(.*\.)?rope\.", r"text\.attn_mask$", r"attn_mask$")
 
 
-class View(Mapping):
-    """A state dict under other names; nothing is read before it is asked for."""
-
-    def __init__(self, inner: Mapping[str, np.ndarray], names: Mapping[str, str]):
-        """``names``: new -> old."""
-        self._inner, self._names = inner, dict(names)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._inner[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name) -> bool:  # Mapping's own would read the array
-        return name in self._names
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of an array, without data where the state dict can tell it."""
-        old = self._names[name]
-        tell = getattr(self._inner, "shape", lambda key: np.shape(self._inner[key]))
-        return tuple(tell(old))
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape."""
-        return {name: self.shape(name) for name in self}
-
-
-def image_view(state_dict: Mapping[str, np.ndarray], what: str = "checkpoint") -> View:
+def image_view(state_dict: Mapping[str, np.ndarray], what: str = "checkpoint") -> name_tables.View:
     """The image tower alone, under timm's names, whichever naming the file has.
 
     Raises:
@@ -76,7 +46,9 @@ def image_view(state_dict: Mapping[str, np.ndarray], what: str = "checkpoint") -
     if not prefix:
         found = {name: key for name, key in found.items() if not key.startswith("text.")}
     apart = any(name.endswith(".attn.q_proj.weight") for name in found)
-    return View(state_dict, {_timm_name(name, apart): key for name, key in found.items()})
+    return name_tables.View(
+        state_dict, {_timm_name(name, apart): key for name, key in found.items()}
+    )
 
 
 def _timm_name(name: str, apart: bool) -> str:
@@ -86,9 +58,9 @@ def _timm_name(name: str, apart: bool) -> str:
     return re.sub(r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias", name) if apart else name
 
 
-def text_view(state_dict: Mapping[str, np.ndarray]) -> View:
+def text_view(state_dict: Mapping[str, np.ndarray]) -> name_tables.View:
     """Everything that is not of the image tower: ``text.`` names and the logit scale."""
-    return View(state_dict, {k: k for k in state_dict if not k.startswith("visual.")})
+    return name_tables.View(state_dict, {k: k for k in state_dict if not k.startswith("visual.")})
 
 
 def image_table(config: eva.EvaConfig, fused: bool) -> list[Entry]:
@@ -176,7 +148,9 @@ def layer_reader(
 
     def read(layer: str) -> dict:
         table = layer_table(config, layer, fused)
-        part = View(view, {key: key for entry in table for key in entry.keys if key in view})
+        part = name_tables.View(
+            view, {key: key for entry in table for key in entry.keys if key in view}
+        )
         wanted = {name: s for name, s in shapes.items() if name.startswith(f"{layer}/")}
         return name_tables.convert(part, table, wanted, what=f"EVA, {layer}").variables[layer]
 

@@ -7,7 +7,7 @@ file applies it in either direction and reports everything that is wrong at once
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -38,6 +38,10 @@ LAYOUTS = {
     "conv1d": Layout(lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0)),
     # torch Conv2d [out, in, kh, kw] -> Conv [kh, kw, in, out]
     "conv2d": Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
+    # torch ConvTranspose2d [in, out, kh, kw] -> [kh, kw, in, out]; nothing is turned round
+    "conv2d_transpose": Layout(
+        lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1)
+    ),
 }
 
 
@@ -58,6 +62,36 @@ class Entry:
     @property
     def keys(self) -> tuple[str, ...]:
         return (self.theirs,) if isinstance(self.theirs, str) else tuple(self.theirs)
+
+
+class View(Mapping):
+    """A state dict under other names; nothing is read before it is asked for."""
+
+    def __init__(self, inner: Mapping[str, np.ndarray], names: Mapping[str, str]):
+        """``names``: new -> old."""
+        self._inner, self._names = inner, dict(names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._inner[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name) -> bool:  # Mapping's own would read the array
+        return name in self._names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array, without data where the state dict can tell it."""
+        old = self._names[name]
+        tell = getattr(self._inner, "shape", lambda key: np.shape(self._inner[key]))
+        return tuple(tell(old))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+        return {name: self.shape(name) for name in self}
 
 
 @dataclasses.dataclass(frozen=True)
