@@ -53,7 +53,7 @@ def _rooms(d) -> SceneSet:
     recipe = rooms.Recipe(
         num_frames=d.num_frames, width=d.width, height=d.height, num_points=d.stored_points
     )
-    identity = dict(seed=d.seed, version=VERSION, **dataclasses.asdict(recipe))
+    identity = dict(seed=d.seed, version=VERSION, **recipe.identity())
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     root = Path(os.fspath(store.cache_root(d.dir))) / "rooms" / digest
     sides = {
