@@ -8,17 +8,14 @@ batch, so that one program serves it). Imports no JAX.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import grain
 import numpy as np
 
-from gsjax.data import features, view_fit, view_index, view_samplers
+from gsjax.data import features, view_draws, view_fit, view_index, view_samplers
+from gsjax.data.view_draws import Draw
 from gsjax.data.view_samplers import Sample
-
-_DRAWS = 8  # of frames, until the context cameras stand apart
-# (scene, step, rng) -> Sample
-Draw = Callable[[object, int, np.random.Generator], Sample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,96 +156,6 @@ def _stacked(views, spec: PosedSpec) -> dict[str, np.ndarray]:
     return found
 
 
-# How frames are drawn in training ------------------------------------------------------------------
-
-
-def draw_bounded(scene, step, rng, *, gaps, num_targets, margin=0) -> Sample:
-    """Two context views; see ``view_samplers.bounded``."""
-    return view_samplers.bounded(
-        scene.viewmats, step, rng, gaps=gaps, num_targets=num_targets, margin=margin
-    )
-
-
-def draw_many(
-    scene, step, rng, *, gaps, views: tuple[int, int], num_targets, seed: int, reach: int = 0
-) -> Sample:
-    """V context views, V uniform in ``views`` and one for a step; see ``view_samplers.bounded_many``."""
-    return view_samplers.bounded_many(
-        scene.viewmats, step, rng, gaps=gaps, num_targets=num_targets, most_context=views[1],
-        num_context=view_samplers.views_at(step, seed, *views), reach=reach,
-    )  # fmt: skip
-
-
-def draw_paired(scene, step, rng, *, num_context=2, num_targets=1) -> Sample:
-    """Views that are known to see the same things; see ``view_samplers.paired``.
-
-    Raises:
-        ValueError: the scene does not know which.
-    """
-    del step
-    if scene.neighbours(0) is None:
-        raise ValueError(
-            f"{scene.name}: it does not say which frames see the same; use draw_bounded"
-        )
-    return view_samplers.paired(
-        scene.neighbours, scene.num_frames, rng, num_context=num_context, num_targets=num_targets
-    )
-
-
-def draw_cached(
-    scene,
-    step,
-    rng,
-    *,
-    teacher,
-    views: tuple[int, int],
-    num_targets,
-    seed: int,
-    draw: Draw | None = None,
-) -> Sample:
-    """Context views that a cache of pointmaps holds (``pointmap_cache.CachedTeacher``).
-
-    Of tuples, a random one with the step's V, and targets from the interval it spans. Of windows, a random
-    one, and ``draw`` on its frames.
-
-    Raises:
-        ValueError: the cache has none for the scene.
-    """
-    if teacher.mode == "tuple":
-        wanted = view_samplers.views_at(step, seed, *views)
-        found = teacher.sets(scene.name, wanted)
-    else:
-        found = teacher.sets(scene.name)
-    if not found:
-        raise ValueError(
-            f"{scene.name}: the cache of pointmaps holds none of it with the views asked for {views}; run "
-            "the teacher on it, or leave it out"
-        )
-    held = np.array(found[int(rng.integers(len(found)))])
-    if teacher.mode == "tuple":
-        return Sample(held, view_samplers.targets_between(held, num_targets, rng))
-    if draw is None:
-        raise ValueError("draw: expected how to draw inside windows, found None")
-    inside = draw(_Window(scene, held), step, rng)
-    return Sample(held[inside.context], held[inside.target])
-
-
-class _Window:
-    """Some frames of a scene, numbered from 0."""
-
-    def __init__(self, scene, frames: np.ndarray):
-        self._scene, self._frames = scene, frames
-        self.name, self.num_frames = scene.name, len(frames)
-
-    @property
-    def viewmats(self) -> np.ndarray:
-        return self._scene.viewmats[self._frames]
-
-    def neighbours(self, frame: int) -> np.ndarray | None:
-        near = self._scene.neighbours(int(self._frames[frame]))
-        return None if near is None else np.flatnonzero(np.isin(self._frames, near))
-
-
 # Data sets -----------------------------------------------------------------------------------------
 
 
@@ -261,7 +168,7 @@ class TrainExamples:
     Args:
         scenes: random access to scenes.
         spec: what an example holds.
-        draw: frames of an example, see ``draw_bounded`` and its kin.
+        draw: frames of an example, see ``view_draws``.
         seed: of frames and mirroring; not of the order, which is the iterator's.
         teacher: see :func:`posed_example`.
         least_frames: shorter scenes are left out (``Gaps.frames``).
@@ -302,7 +209,7 @@ class TrainExamples:
         scene = self._scenes[index]
         rng = np.random.default_rng(features.stable_seed("posed", self._seed, place))
         flipped = bool(rng.random() < 0.5) and self._spec.flip
-        sample = drawn_apart(scene, self._draw, step, rng)
+        sample = view_draws.apart(scene, self._draw, step, rng)
         return posed_example(
             scene, sample, self._spec, index=index, flipped=flipped, teacher=self._teacher
         )
@@ -390,7 +297,7 @@ def fixed_samples(
         scene = scenes[place]
         for number in range(draws):
             key = features.stable_seed("posed evaluation", seed, scene.name, number)
-            found.append((place, drawn_apart(scene, draw, 2**62, np.random.default_rng(key))))
+            found.append((place, view_draws.apart(scene, draw, 2**62, np.random.default_rng(key))))
     return found
 
 
@@ -408,24 +315,6 @@ def indexed_samples(scenes, index: Mapping[str, Sample], *, partial: bool = Fals
     lengths = dict(zip(scenes.names, scenes.lengths, strict=True))
     located = view_index.located(index, lengths, partial=partial)
     return [(scenes.place_of(scene), sample) for _, scene, sample in located]
-
-
-def drawn_apart(scene, draw: Draw, step: int, rng: np.random.Generator) -> Sample:
-    """Frames whose context cameras do not coincide; a few draws are made.
-
-    Raises:
-        ValueError: every draw has a zero baseline.
-    """
-    for left in reversed(range(_DRAWS)):
-        sample = draw(scene, step, rng)
-        try:
-            view_samplers.check_baseline(scene.viewmats, sample.context, scene.name)
-        except ValueError:
-            if not left:
-                raise
-            continue
-        return sample
-    raise AssertionError("unreachable")
 
 
 def long_enough(scenes: Sequence, least_frames: int) -> list[int]:

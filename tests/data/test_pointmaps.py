@@ -6,7 +6,14 @@ import pickle
 import numpy as np
 import pytest
 
-from gsjax.data import pointmap_cache, pointmaps, posed_examples, view_fit, view_samplers
+from gsjax.data import (
+    pointmap_cache,
+    pointmaps,
+    posed_examples,
+    view_draws,
+    view_fit,
+    view_samplers,
+)
 from tests.data import scene_cases
 
 
@@ -325,10 +332,10 @@ def test_examples_draw_contexts_that_the_cache_holds(tmp_path, mode):
     gaps = view_samplers.Gaps((2, 2), (4, 4))
 
     def inside(scene, step, rng):
-        return posed_examples.draw_bounded(scene, step, rng, gaps=gaps, num_targets=3)
+        return view_draws.bounded(scene, step, rng, gaps=gaps, num_targets=3)
 
     def draw(scene, step, rng):
-        return posed_examples.draw_cached(
+        return view_draws.cached(
             scene, step, rng, teacher=teacher, views=(2, 2), num_targets=3, seed=0, draw=inside
         )
 

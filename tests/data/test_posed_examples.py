@@ -5,7 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gsjax.data import loader, pointmaps, posed_examples, scenes, view_fit, view_samplers
+from gsjax.data import (
+    loader,
+    pointmaps,
+    posed_examples,
+    scenes,
+    view_draws,
+    view_fit,
+    view_samplers,
+)
 from tests.data import scene_cases
 
 SPEC = posed_examples.PosedSpec(height=16, width=24, near=1, far=10, depths=True)
@@ -192,16 +200,16 @@ class _Still(scene_cases.WallScene):
 
 
 def _draw(scene, step, rng):
-    return posed_examples.draw_bounded(scene, step, rng, gaps=GAPS, num_targets=3)
+    return view_draws.bounded(scene, step, rng, gaps=GAPS, num_targets=3)
 
 
 def test_draws_are_repeated_until_cameras_stand_apart():
-    sample = posed_examples.drawn_apart(
+    sample = view_draws.apart(
         _Still(num_frames=5), _draw, 0, np.random.default_rng(0)
     )  # the last frame is among two of three pairs of a gap of 3
     assert 4 in sample.context
     with pytest.raises(ValueError, match="have a baseline of 0"):
-        posed_examples.drawn_apart(_Still(num_frames=400), _draw, 0, np.random.default_rng(0))
+        view_draws.apart(_Still(num_frames=400), _draw, 0, np.random.default_rng(0))
 
 
 def _training(draw=_draw, flip=True, count=5, **options):
@@ -247,7 +255,7 @@ def test_processes_share_batches_and_runs_go_on():
 
 def test_buckets_give_a_batch_one_number_of_views():
     def draw(scene, step, rng):
-        return posed_examples.draw_many(
+        return view_draws.many(
             scene, step, rng, gaps=view_samplers.Gaps((12, 12), (20, 20)), views=(2, 4),
             num_targets=2, seed=7,
         )  # fmt: skip
@@ -299,7 +307,7 @@ def test_the_recorded_room_gives_pairs_with_sensor_depth(gsjax_data):
     room = hololens_room.HololensRoom(gsjax_data / "scenes" / "hololens_room", "train")
     spec = posed_examples.PosedSpec(64, 64, 0.3, 8, depths=True)
     found = posed_examples.TrainExamples(
-        scenes.Kept([room]), spec, posed_examples.draw_paired, seed=0,
+        scenes.Kept([room]), spec, view_draws.paired, seed=0,
         teacher=pointmaps.DepthTeacher(),
     )  # fmt: skip
     for place in range(3):

@@ -12,6 +12,7 @@ from gsjax.data import (
     posed_sets,
     record_shards,
     scene_records,
+    view_draws,
     view_fit,
     view_index,
 )
@@ -230,7 +231,7 @@ def test_sets_by_name(tmp_path, gsjax_data):
         (scene,) = posed_sets.open_split(room, split)
         view = view_fit.fit(scene.view(0), 64, 64)
         assert view.image.shape == (64, 64, 3) and (view.depth > 0).any()
-        sample = posed_examples.draw_paired(scene, 0, np.random.default_rng(0))
+        sample = view_draws.paired(scene, 0, np.random.default_rng(0))
         assert sample.context[1] in scene.neighbours(int(sample.context[0]))
     with pytest.raises(ValueError, match="split: unknown 'test_seen'"):
         posed_sets.open_split(room, "test_seen")

@@ -14,7 +14,7 @@ CELL = 0.1
 _MARGIN = CLEARANCE + 0.1  # of the cells: a place between two of them still keeps CLEARANCE
 _SPEED = 0.12  # greatest step of a walk, metres a frame
 _LEVELS = (1.2, 1.65)  # heights of cameras, metres
-_CANDIDATES = 6
+_CANDIDATES = {"look": 6, "walk": 6, "glide": 20}  # paths drawn, of which one is taken
 _GLIDE = (0.35, 1.1)  # length of a glide, metres
 _AHEAD = (1.5, 3.0)  # metres to the point that a glide keeps in view
 _NEAREST = 0.5  # metres that a glide's pictures keep from what they show, at five rays a frame
@@ -48,7 +48,7 @@ def cameras(caster: Caster, num_frames: int, rng: np.random.Generator, kind: str
         raise ValueError("room: there is no place to stand; draw another one")
     # Of a few paths the one that sees farthest and most furniture, not a near wall all the time.
     draw = _glide if kind == "glide" else functools.partial(_path, kind=kind)
-    drawn = [draw(region, origin, num_frames, rng) for _ in range(_CANDIDATES)]
+    drawn = [draw(region, origin, num_frames, rng) for _ in range(_CANDIDATES[kind])]
     few = np.unique(
         np.linspace(0, num_frames - 1, 3 if kind == "glide" else 10).round().astype(int)
     )
