@@ -33,6 +33,14 @@ def many(
     )  # fmt: skip
 
 
+def extrapolation(scene, step, rng, *, gap, reach, num_targets=0, num_context=2) -> Sample:
+    """Targets outside the interval of the context views; see ``view_samplers.extrapolation``."""
+    del step
+    return view_samplers.extrapolation(
+        scene.viewmats, rng, gap=gap, reach=reach, num_targets=num_targets, num_context=num_context
+    )
+
+
 def paired(scene, step, rng, *, num_context=2, num_targets=1) -> Sample:
     """Views that are known to see the same things; see ``view_samplers.paired``.
 

@@ -301,6 +301,19 @@ def test_evaluation_draws_depend_on_scenes_alone():
         posed_examples.eval_examples(walls, SPEC, mixed)
 
 
+def test_extrapolation_is_drawn_alike_for_every_run():
+    walls = [scene_cases.WallScene(f"wall {i}", num_frames=12) for i in range(4)]
+
+    def draw(scene, step, rng):
+        return view_draws.extrapolation(scene, step, rng, gap=5, reach=3)
+
+    samples = posed_examples.fixed_samples(walls, draw, seed=1)
+    for _, s in samples:
+        assert ((s.target < s.context[0]) | (s.target > s.context[1])).all() and len(s.target) == 6
+    made = posed_examples.eval_examples(walls, SPEC, samples)[3]
+    assert made["target_images"].shape == (6, 16, 24, 3)
+
+
 def test_the_recorded_room_gives_pairs_with_sensor_depth(gsjax_data):
     from gsjax.data import hololens_room
 
