@@ -1,13 +1,15 @@
 """Sets of records in ArrayRecord shards that several processes may write and an interrupted one goes on with.
 
-A folder holds ``part-000-00000.array_record`` and so on, beside each a ``.json`` that lists what it holds and
-is written after it, and ``records.json``, written last by :func:`seal`: a folder without it is unfinished.
+A folder holds ``part-000-00000-<token>.array_record`` and so on, beside each a ``.json`` that lists what it
+holds and is written after it, and ``records.json``, written last by :func:`seal`: a folder without it is
+unfinished.
 Unlike ``store`` (TFDS features), a record is any bytes and its fields are read in place
 (``io.packed_arrays``): of a scene's hundreds of pictures an example decodes a few. Imports no JAX.
 """
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,6 +50,8 @@ class Writer:
         self._next = max(own, default=-1) + 1
         self._entries: list[dict] = []
         self._file = None
+        # Shards are the writer's own: two processes may make one set, and sealing takes a record once.
+        self._token = uuid.uuid4().hex[:8]
 
     def add(self, key: str, data: bytes, **entry) -> None:
         """Appends a record.
@@ -81,7 +85,9 @@ class Writer:
         self._file, self._entries, self._next = None, [], self._next + 1
 
     def _path(self, ending: str) -> str:
-        return os.fspath(self.folder / f"part-{self._part:03d}-{self._next:05d}{ending}")
+        return os.fspath(
+            self.folder / f"part-{self._part:03d}-{self._next:05d}-{self._token}{ending}"
+        )
 
     def __enter__(self):
         return self
@@ -91,6 +97,7 @@ class Writer:
             self.flush()
         elif self._file is not None:  # what is not whole does not count
             self._file.close()
+            os.unlink(self._path(".part"))
 
 
 def _plain(identity: Mapping) -> dict:
@@ -132,18 +139,18 @@ def seal(folder, identity: Mapping, *, expected: int | None = None, notes: Mappi
         ValueError: another number of records, or shards of another set.
     """
     folder, identity = Path(folder), _plain(identity)
-    entries = []
+    found: dict[str, dict] = {}
     for path, side in _sidecars(folder, identity):
         shard = path.with_suffix(".array_record").name
-        entries += [{**e, "shard": shard, "row": row} for row, e in enumerate(side["entries"])]
+        for row, entry in enumerate(side["entries"]):
+            found.setdefault(entry["key"], {**entry, "shard": shard, "row": row})
+    entries = list(found.values())
     entries.sort(key=lambda entry: entry.get("order", 0))
     if not entries or (expected is not None and len(entries) != expected):
         raise ValueError(
             f"folder: {folder} holds {len(entries)} records, {expected or 'some'} expected; let all "
             "writers end first"
         )
-    if len({entry["key"] for entry in entries}) < len(entries):
-        raise ValueError(f"folder: {folder} holds records twice; were two writers given one part?")
     meta = {"format": FORMAT, "identity": identity, "notes": dict(notes), "entries": entries}
     records.write_atomically(folder / META, json.dumps(meta).encode())
 

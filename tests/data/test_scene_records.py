@@ -155,9 +155,23 @@ def test_interrupted_stores_go_on_and_other_sets_are_refused(tmp_path):
     scene_records.store(Counting(walls), tmp_path, {"walls": 1}, quiet=True)
     assert asked == [64, 65, 66]  # a whole shard of 64 was kept
     assert len(scene_records.SceneRecords(tmp_path)) == 67
-    next(tmp_path.glob("*00001.array_record")).unlink()
+    next(tmp_path.glob("*-00001-*.array_record")).unlink()
     with pytest.raises(ValueError, match="1 shards are missing"):
         scene_records.SceneRecords(tmp_path)
+
+
+def test_two_processes_may_make_one_set(tmp_path):
+    walls = [scene_cases.WallScene(f"w{i}", num_frames=1, width=4, height=3) for i in range(5)]
+    identity = {"kind": scene_records.KIND, "count": 5}
+    with record_shards.Writer(tmp_path, identity, shard_records=2) as one:
+        for i in range(3):  # one shard is whole, another begun
+            one.add(f"{i:06d}", scene_records._stored(walls[i])[0], frames=1, order=i)
+        scene_records.store(walls, tmp_path, {"count": 5}, quiet=True)
+        for i in range(3, 5):
+            one.add(f"{i:06d}", scene_records._stored(walls[i])[0], frames=1, order=i)
+    found = scene_records.SceneRecords(tmp_path)
+    assert [found[i].name for i in range(5)] == [f"w{i}" for i in range(5)]
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_depth_that_is_not_a_number_is_not_stored(tmp_path):
