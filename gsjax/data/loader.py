@@ -107,7 +107,9 @@ def train_iterator(
     rows [p * B / P, (p + 1) * B / P) of it. Batches run on over the end of an epoch.
 
     Args:
-        map_dataset: single examples as dicts of fixed-shape arrays.
+        map_dataset: single examples as dicts of fixed-shape arrays. One whose examples depend on the step
+            makes its own sequence: a method ``endless(seed, global_batch) -> grain.MapDataset``, in which
+            item p belongs to step p // ``global_batch`` (``posed_examples.TrainExamples``).
         seed: of the shuffles.
         global_batch: B, examples a step over all processes.
         process_index, process_count: this process and how many there are.
@@ -124,7 +126,10 @@ def train_iterator(
     _check(global_batch, process_index, process_count)
     if len(map_dataset) < 1:
         raise ValueError("map_dataset: the data set is empty")
-    endless = map_dataset.seed(seed).shuffle().repeat()
+    if hasattr(map_dataset, "endless"):
+        endless = map_dataset.endless(seed, global_batch)
+    else:
+        endless = map_dataset.seed(seed).shuffle().repeat()
     ordered = grain.MapDataset.source(_Interleave(endless, global_batch, process_count))
     elastic = grain.experimental.ElasticIterator(
         ordered,

@@ -53,7 +53,7 @@ def _rooms(d) -> SceneSet:
     recipe = rooms.Recipe(
         num_frames=d.num_frames, width=d.width, height=d.height, num_points=d.stored_points
     )
-    identity = dict(seed=d.seed, version=VERSION, **dataclasses.asdict(recipe))
+    identity = dict(seed=d.seed, version=VERSION, **recipe.identity())
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     root = Path(os.fspath(store.cache_root(d.dir))) / "rooms" / digest
     sides = {
@@ -73,7 +73,7 @@ def _stored(root: Path, count: int, seed: int, split: str, recipe) -> list:
 
 
 def _hololens_room(d) -> SceneSet:
-    root = d.source or _default(d.name, "scenes")
+    root = d.source or default_source(d.name, "scenes")
     train = hololens_room.HololensRoom(root, "train")
     held = hololens_room.HololensRoom(root, "held_out")
     # One recording: several fixed draws of frames stand for several scenes.
@@ -91,7 +91,12 @@ def _scannet(d) -> SceneSet:
     return SceneSet(*map(scenes.Kept, sides), scene_labels.SCANNET_20)
 
 
-def _default(name: str, folder: str) -> str:
+def default_source(name: str, folder: str) -> str:
+    """``$GSJAX_DATA/<folder>/<name>``.
+
+    Raises:
+        ValueError: GSJAX_DATA is not set.
+    """
     root = os.environ.get("GSJAX_DATA", "")
     if not root:
         raise ValueError(

@@ -20,6 +20,7 @@ from gsjax.data import scene_arrays, scene_cloud_sets, scene_clouds, scene_label
 from gsjax.data import clouds, embeddings, examples, features, folder, grammar, hololens_room
 from gsjax.data import label_splits, loader, objects_cc0, point_examples, prepare, procedural
 from gsjax.data import scannet, scene_sets, scene_store, scene_windows, scenes, shapenet_renders
+from gsjax.data import pointmap_cache, posed_examples, posed_sets, scene_records, view_index
 from gsjax.data import store, transforms, twins, view_examples
 from gsjax.data.rooms import source as rooms
 

@@ -39,6 +39,12 @@ KINDS = {
     ],
 }  # fmt: skip
 _TOPPINGS = ("table lamp", "small thing", "small thing", "screen", "plant")
+# Families of things for training rooms and for rooms that hold nothing a model has seen: each side has
+# things for walls, for the open floor, for corners and for table tops. Shells, doors, rugs and pendant
+# lamps are in both.
+SEEN = ("table", "desk", "chair", "shelf", "bed", "floor lamp", "table lamp", "small thing")
+UNSEEN = ("sofa", "cupboard", "plant", "screen", "carton", "ball")
+FAMILIES = SEEN + UNSEEN
 _GAP = 0.02  # metres between a thing and the wall it stands at
 _TRIES = 40
 _MAX_COVERED = 0.42  # share of the floor that furniture may take
@@ -93,28 +99,36 @@ class Room:
     lights: np.ndarray
 
 
-def furnish(rng: np.random.Generator, size: tuple[float, float] = (3.0, 6.5)) -> Room:
+def furnish(
+    rng: np.random.Generator,
+    size: tuple[float, float] = (3.0, 6.5),
+    families: tuple[str, ...] = (),
+) -> Room:
     """Draws a room.
 
     Args:
         rng: the only source of randomness.
         size: least and greatest length of a wall, metres.
+        families: things that it may hold, of ``FAMILIES``; any other is replaced by a random one of
+            these. Empty = all.
 
     Raises:
-        ValueError: walls under 2.5 m, which leave no place to stand.
+        ValueError: walls under 2.5 m, which leave no place to stand, or an unknown family.
     """
+    if unknown := sorted(set(families) - set(FAMILIES)):
+        raise ValueError(f"families: unknown {unknown}; known: {', '.join(FAMILIES)}")
     if not 2.5 <= size[0] <= size[1]:
         raise ValueError(f"size: expected 2.5 <= least <= greatest metres, found {size}")
     width, depth = rng.uniform(*size, size=2)
     high = np.array([width / 2, depth / 2, rng.uniform(2.4, 3.0)])
     low = np.array([-high[0], -high[1], 0.0])
     kind = list(KINDS)[int(rng.integers(len(KINDS)))]
-    builder = _Builder(rng, low, high)
+    builder = _Builder(rng, low, high, families)
     patches = builder.openings()
     builder.corner_block()
     for name, least, most, how in KINDS[kind]:
         for _ in range(int(rng.integers(least, most + 1))):
-            builder.furnish(name, how)
+            builder.furnish(builder.allowed(name), how)
     builder.rug()
     builder.top()
     builder.pendant()
@@ -169,8 +183,9 @@ def _shell(rng) -> tuple[Texture, ...]:
 class _Builder:
     """A room while it is being furnished."""
 
-    def __init__(self, rng, low, high):
+    def __init__(self, rng, low, high, families=()):
         self.rng, self.low, self.high = rng, low, high
+        self._families = families
         self.parts: list[Part] = []
         self.names: list[str] = []
         self.footprints: list[np.ndarray] = []
@@ -285,6 +300,12 @@ class _Builder:
         self.footprints.append(footprint)
         self._covered += abs(primitives.polygon_area(footprint))
 
+    def allowed(self, name: str) -> str:
+        """The thing itself, or another one where its family may not occur."""
+        if not self._families or name in self._families:
+            return name
+        return self._families[int(self.rng.integers(len(self._families)))]
+
     def furnish(self, name: str, how: str) -> None:
         """Puts one thing where there is place for it; leaves it out where there is none."""
         floor = np.prod((self.high - self.low)[:2])
@@ -358,6 +379,8 @@ class _Builder:
             taken: list[np.ndarray] = []
             for _ in range(int(self.rng.integers(1, 4))):
                 name = _TOPPINGS[int(self.rng.integers(len(_TOPPINGS)))]
+                if self._families and name not in self._families:
+                    continue
                 thing = things.MAKERS[name](self.rng)
                 half = thing.size[[0, 2]] / 2
                 # Round tops hold a square of this share of their width.

@@ -1,19 +1,23 @@
 """Cameras in a room: a person who stands and looks around, or walks about. Never inside furniture."""
 
 import collections
+import functools
 
 import numpy as np
 
 from gsjax.data.rooms.layout import Room
 from gsjax.data.rooms.render import Caster
 
-KINDS = ("look", "walk")
+KINDS = ("look", "walk", "glide")  # 'mixed' recipes draw one of the first two
 CLEARANCE = 0.2  # metres that every camera keeps from furniture and walls
 CELL = 0.1
 _MARGIN = CLEARANCE + 0.1  # of the cells: a place between two of them still keeps CLEARANCE
 _SPEED = 0.12  # greatest step of a walk, metres a frame
 _LEVELS = (1.2, 1.65)  # heights of cameras, metres
-_CANDIDATES = 6
+_CANDIDATES = {"look": 6, "walk": 6, "glide": 20}  # paths drawn, of which one is taken
+_GLIDE = (0.35, 1.1)  # length of a glide, metres
+_AHEAD = (1.5, 3.0)  # metres to the point that a glide keeps in view
+_NEAREST = 0.5  # metres that a glide's pictures keep from what they show, at five rays a frame
 
 
 def cameras(caster: Caster, num_frames: int, rng: np.random.Generator, kind: str) -> np.ndarray:
@@ -23,8 +27,9 @@ def cameras(caster: Caster, num_frames: int, rng: np.random.Generator, kind: str
         caster: the room.
         num_frames: F.
         rng: of the path.
-        kind: 'look' (one place, a turn over 220 to 400 degrees) or 'walk' (through the room, with
-            slower turns).
+        kind: 'look' (one place, a turn over 220 to 400 degrees), 'walk' (through the room, with
+            slower turns) or 'glide' (a straight metre or less past a point that stays in view: every
+            frame sees much of what every other sees).
 
     Returns:
         viewmats float64 [F, 4, 4], world to camera, OpenCV axes; z of the world points up in the
@@ -42,9 +47,12 @@ def cameras(caster: Caster, num_frames: int, rng: np.random.Generator, kind: str
     if not region.any():
         raise ValueError("room: there is no place to stand; draw another one")
     # Of a few paths the one that sees farthest and most furniture, not a near wall all the time.
-    drawn = [_path(region, origin, num_frames, rng, kind) for _ in range(_CANDIDATES)]
-    few = np.unique(np.linspace(0, num_frames - 1, 10).round().astype(int))
-    scores = [_sight(caster, eyes[few], yaw[few], pitch[few]) for eyes, yaw, pitch in drawn]
+    draw = _glide if kind == "glide" else functools.partial(_path, kind=kind)
+    drawn = [draw(region, origin, num_frames, rng) for _ in range(_CANDIDATES[kind])]
+    few = np.unique(
+        np.linspace(0, num_frames - 1, 3 if kind == "glide" else 10).round().astype(int)
+    )
+    scores = _sights(caster, [[x[few] for x in path] for path in drawn], 5.0 * (kind == "glide"))
     eyes, yaw, pitch = drawn[int(np.argmax(scores))]
     return look_along(eyes, directions(yaw, pitch))
 
@@ -64,13 +72,55 @@ def _path(region, origin, num_frames, rng, kind):
     return eyes, np.deg2rad(yaw), np.deg2rad(pitch)
 
 
-def _sight(caster: Caster, eyes, yaw, pitch) -> float:
-    """Mean of distance (up to 3 m, as a share) and of furniture hit, over five rays a frame."""
-    score = 0.0
-    for side, up in ((0, 0), (-0.3, -0.2), (0.3, -0.2), (-0.3, 0.2), (0.3, 0.2)):
-        hits = caster.cast(eyes, directions(yaw + side, pitch + up))
-        score += (np.minimum(hits.t, 3.0) / 3.0 + 1.5 * (hits.part >= 0)).mean()
-    return score
+def _glide(region, origin, num_frames, rng):
+    """As :func:`_path`: evenly along a straight line of free cells, looking at one point."""
+    cells = np.argwhere(region)
+    free = np.pad(region, 1)  # a line that leaves the grid is not free
+    for _ in range(60):
+        start = cells[int(rng.integers(len(cells)))]
+        heading = rng.uniform(0, 2 * np.pi)
+        length = rng.uniform(*_GLIDE)
+        end = start + length / CELL * np.array([np.cos(heading), np.sin(heading)])
+        if (end > -0.5).all() and (end < np.array(region.shape) - 0.5).all():
+            if _straight(free, start + 1, end + 1):
+                break
+    else:
+        # Hardly any way in a very full room: to a neighbouring cell, which a region always has.
+        steps = np.abs(cells - start).sum(-1)
+        end = cells[int(np.argmax(steps == 1))].astype(float)
+    time = np.linspace(0, 1, num_frames)[:, None]
+    spots = origin + CELL * (start + time * (end - start))
+    # Sideways, ahead or backwards: any direction of view; it turns with the way to keep its point.
+    gaze, reach = rng.uniform(0, 2 * np.pi), rng.uniform(*_AHEAD)
+    point = spots.mean(0) + reach * np.array([np.cos(gaze), np.sin(gaze)])
+    ahead = point - spots
+    height = rng.uniform(*_LEVELS) + rng.uniform(-0.1, 0.1) * (time[:, 0] - 0.5)
+    height = np.clip(height, *_LEVELS)
+    drop = rng.uniform(0.5, 1.3)  # height of the point
+    pitch = np.arctan2(drop - height, np.hypot(*ahead.T))
+    return np.column_stack([spots, height]), np.arctan2(ahead[:, 1], ahead[:, 0]), pitch
+
+
+_LOOKS = ((0, 0), (-0.3, -0.2), (0.3, -0.2), (-0.3, 0.2), (0.3, 0.2))  # yaw and pitch, radians
+
+
+def _sights(caster: Caster, drawn, too_near: float) -> list[float]:
+    """Of each path: mean of distance (up to 3 m, as a share) and of furniture hit, five rays a frame.
+
+    Args:
+        caster: the room.
+        drawn: paths (eyes [F, 3], yaw [F], pitch [F]), all of as many frames.
+        too_near: taken off for the share of rays that end within ``_NEAREST``.
+    """
+    eyes = [eyes for eyes, _, _ in drawn for _ in _LOOKS]
+    looks = [directions(yaw + a, pitch + b) for _, yaw, pitch in drawn for a, b in _LOOKS]
+    hits = caster.cast(np.concatenate(eyes), np.concatenate(looks))  # one call for all
+    shape = (len(drawn), len(_LOOKS), -1)
+    scores = []
+    for t, part in zip(hits.t.reshape(shape), hits.part.reshape(shape)):
+        score = sum((np.minimum(d, 3.0) / 3.0 + 1.5 * (p >= 0)).mean() for d, p in zip(t, part))
+        scores.append(score - too_near * (t < _NEAREST).sum() / t.shape[-1])
+    return scores
 
 
 def directions(yaw: np.ndarray, pitch: np.ndarray) -> np.ndarray:

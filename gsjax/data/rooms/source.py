@@ -28,12 +28,14 @@ class Recipe:
         width, height: pixels.
         fov_degrees: horizontal angle of view; pixels are square.
         principal: principal point as shares of width and height; (0.5, 0.5) is the middle.
-        path: 'look', 'walk', or 'mixed' (either, drawn for each room).
+        path: 'look', 'walk', or 'mixed' (either of these, drawn for each room); 'glide', a short way
+            with one direction of view, so that frames overlap and have parallax.
         supersample: k x k rays a pixel for colours.
         num_points: of the cloud.
         points_from: 'surfaces' (even by area, hidden sides included) or 'views' (pixels of the
             frames, thinned to a 2 cm grid: what a scanner would have seen).
         size: least and greatest length of a wall, metres.
+        families: of things that rooms may hold, see ``layout.furnish``; empty = all.
     """
 
     num_frames: int = 64
@@ -46,6 +48,7 @@ class Recipe:
     num_points: int = 100_000
     points_from: str = "surfaces"
     size: tuple[float, float] = (3.0, 6.5)
+    families: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in ("num_frames", "width", "height", "supersample", "num_points"):
@@ -59,10 +62,21 @@ class Recipe:
             raise ValueError(
                 f"Recipe.path: unknown {self.path!r}; known: {', '.join(paths.KINDS)}, mixed"
             )
+        if unknown := sorted(set(self.families) - set(layout.FAMILIES)):
+            raise ValueError(
+                f"Recipe.families: unknown {unknown}; known: {', '.join(layout.FAMILIES)}"
+            )
         if self.points_from not in ("surfaces", "views"):
             raise ValueError(
                 f"Recipe.points_from: expected 'surfaces' or 'views', found {self.points_from!r}"
             )
+
+    def identity(self) -> dict:
+        """What rooms of this recipe depend on, as plain values; options of later versions only if set."""
+        fields = dataclasses.asdict(self)
+        if not self.families:
+            del fields["families"]
+        return fields
 
     @property
     def K(self) -> np.ndarray:
@@ -112,7 +126,7 @@ class RoomScene:
     def _made(self) -> tuple[render.Caster, np.ndarray]:
         for draw in range(_DRAWS):
             rng = self._rng(f"layout {draw}")
-            caster = render.Caster(layout.furnish(rng, self.recipe.size))
+            caster = render.Caster(layout.furnish(rng, self.recipe.size, self.recipe.families))
             kind = self.recipe.path
             kind = paths.KINDS[int(rng.integers(2))] if kind == "mixed" else kind
             free, _ = paths.free_cells(caster.room)
