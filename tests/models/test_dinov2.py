@@ -140,6 +140,26 @@ def test_queries_in_blocks_attend_alike(query_block):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *both)
 
 
+def test_maps_of_pictures_that_the_patch_does_not_divide():
+    seen = []
+
+    def vit(x):  # in place of a backbone: one map with the means of patches
+        seen.append(x)
+        return [x.reshape(1, 2, 14, 2, 14, 3).mean((2, 4))]
+
+    images = jnp.broadcast_to(jnp.linspace(0.0, 1.0, 40)[:, None, None], (1, 40, 32, 3))
+    (found,) = dinov2.picture_maps(vit, images)
+    assert seen[0].shape == (1, 28, 28, 3) and found.shape == (1, 5, 4, 3)
+    # A ramp stays one with corners aligned, and patches average it: 6.5 and 20.5 of 27 rows.
+    ends = (np.array([6.5, 20.5])[:, None] / 27 - dinov2.MEAN) / dinov2.STD
+    expected = ends[0] + np.linspace(0, 1, 5)[:, None] * (ends[1] - ends[0])
+    np.testing.assert_allclose(found[0, :, 1], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        dinov2.picture_maps(vit, images[:, :39])
+    with pytest.raises(ValueError, match="at least 14"):
+        dinov2.picture_maps(vit, images[:, :8])
+
+
 def test_bad_input_is_refused():
     params = vit_case.random_params(dinov2.abstract_variables(TINY))
     call = lambda *a: dinov2.DinoV2(TINY).apply({"params": params}, *a)  # noqa: E731

@@ -1,7 +1,8 @@
 """VGGT: sizes, order of views, blocks and the whole by loops in NumPy, name table both ways.
 
-No torch twin of the network can be installed here, so its blocks are held against NumPy written from
-the formulas (``vit_case``), with other arithmetic: loops over heads, queries and pairs of channels.
+No package of the network can be installed beside the tests, so its blocks are held against NumPy written
+from the formulas (``vit_case``), with other arithmetic: loops over heads, queries and pairs of channels.
+Decoder and backbone are held against Hugging Face's in ``tests/parity/test_dinov2.py``.
 """
 
 import dataclasses
