@@ -59,10 +59,7 @@ def table(
             entries += block(f"blocks.{i}", f"blocks_{i}")
         else:
             entries += _hub_block(f"encoder.layer.{i}", f"blocks_{i}", naming)
-    return [
-        Entry(tuple(f"{theirs}{key}" for key in entry.keys), f"{ours}{entry.ours}", entry.layout)
-        for entry in entries
-    ]
+    return name_tables.prefixed(entries, theirs, ours)
 
 
 def block(theirs: str, ours: str, qk_norm: bool = False) -> list[Entry]:

@@ -66,10 +66,7 @@ def table(
         }[naming]
         for i, name in enumerate(names):
             entries += _conv(name, f"out_{i}")
-    return [
-        Entry(tuple(f"{theirs}{key}" for key in entry.keys), f"{ours}{entry.ours}", entry.layout)
-        for entry in entries
-    ]
+    return name_tables.prefixed(entries, theirs, ours)
 
 
 def _fusion(level: int, hub: bool) -> list[Entry]:

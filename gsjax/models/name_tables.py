@@ -189,6 +189,16 @@ def invert(variables: Mapping, table: Sequence[Entry]) -> dict[str, np.ndarray]:
     return result
 
 
+def prefixed(table: Sequence[Entry], theirs: str = "", ours: str = "") -> list[Entry]:
+    """A table with prefixes before the names on either side, separators at their end."""
+    result = []
+    for entry in table:
+        keys = tuple(f"{theirs}{key}" for key in entry.keys)
+        key = keys[0] if isinstance(entry.theirs, str) else keys
+        result.append(Entry(key, f"{ours}{entry.ours}", entry.layout))
+    return result
+
+
 def check_ranks(shapes: Mapping[str, Sequence[int]], ranks: Mapping[str, int], what: str):
     """Refuses arrays whose shape tells no sizes; for whoever reads sizes off a state dict.
 

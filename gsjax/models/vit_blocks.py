@@ -104,14 +104,20 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, query_block: int = 0) -> ja
     """
     tokens = q.shape[1]
     if not query_block or query_block >= tokens:
-        return jax.nn.dot_product_attention(q, k, v)
+        return _attend(q, k, v)
     blocks = -(-tokens // query_block)
     padded = jnp.pad(q, ((0, 0), (0, blocks * query_block - tokens), (0, 0), (0, 0)))
     parts = jnp.moveaxis(padded.reshape(q.shape[0], blocks, query_block, *q.shape[2:]), 1, 0)
-    parts = jax.lax.map(
-        jax.checkpoint(lambda part: jax.nn.dot_product_attention(part, k, v)), parts
-    )
+    parts = jax.lax.map(jax.checkpoint(lambda part: _attend(part, k, v)), parts)
     return jnp.moveaxis(parts, 0, 1).reshape(padded.shape)[:, :tokens]
+
+
+def _attend(q, k, v):
+    # jax.nn.dot_product_attention takes its softmax in float32 whatever comes in
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+    probs = jax.nn.softmax(logits * q.shape[-1] ** -0.5, -1).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", probs, v)
 
 
 class Attention(nn.Module):
