@@ -78,29 +78,35 @@ def test_tight_clusters_far_from_the_origin_and_far_outliers(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_to_find_and_queries_that_are_not_finite_give_index_0(method):
-    queries, cloud = _views(40, 1), _views(50, 2)
-    none = _nearest(queries, cloud, mask=np.zeros(50, bool), method=method)
+    queries, cloud, mask = _views(40, 1), _views(50, 2), np.ones(50, bool)
+    none = _nearest(queries, cloud, mask=~mask, method=method)
     np.testing.assert_array_equal(none, 0)
+    same = np.zeros_like(cloud)  # no extent at all
+    np.testing.assert_array_equal(_nearest(queries, same, mask=mask, method=method), 0)
     queries[7], queries[9, 2] = np.nan, -np.inf
-    found = np.asarray(_nearest(queries, cloud, method=method))
+    found = np.asarray(_nearest(queries, cloud, mask=mask, method=method))
     assert found[7] == found[9] == 0
     others = np.isfinite(queries).all(-1)
     _check_exact(found[others], queries[others], cloud)
-    same = np.zeros((20, 3), np.float32)  # no extent at all
-    np.testing.assert_array_equal(_nearest(queries[others], same, method=method), 0)
 
 
-def test_the_searches_are_that_of_knn_over_broadcast_scenes():
-    queries = jnp.asarray(np.stack([_views(90, seed) for seed in range(3)]))[:, None]
-    cloud = jnp.asarray(np.stack([_views(150, seed) for seed in (7, 8)]))
+@pytest.mark.parametrize("method", METHODS)
+def test_the_searches_are_that_of_knn_over_broadcast_scenes(method):
+    queries = np.stack([_views(90, seed) for seed in range(3)])[:, None]
+    cloud = np.stack([_views(150, seed) for seed in (7, 8)])
     mask = np.random.default_rng(0).random((2, 150)) < 0.8
-    expected = points.knn(queries, cloud, 1, mask=mask)[0][..., 0]
+    expected = jax.jit(points.knn, static_argnums=2)(queries, cloud, 1, mask=mask)[0][..., 0]
     assert expected.shape == (3, 2, 90)
-    for method in (*METHODS, "auto"):
-        found = _nearest(queries, cloud, mask=mask, method=method, block=32)
-        np.testing.assert_array_equal(found, expected)
-    mapped = jax.vmap(functools.partial(nearest.nearest, method="boxes"))(queries[:2, 0], cloud)
-    np.testing.assert_array_equal(mapped, points.knn(queries[:2, 0], cloud, 1)[0][..., 0])
+    found = _nearest(queries, cloud, mask=mask, method=method, block=32)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_boxes_under_vmap():
+    queries = np.stack([_views(40, seed) for seed in (1, 2)])
+    cloud = np.stack([_views(150, seed) for seed in (3, 4)])
+    found = jax.jit(jax.vmap(functools.partial(nearest.nearest, method="boxes")))(queries, cloud)
+    for scene in range(2):
+        _check_exact(np.asarray(found[scene]), queries[scene], cloud[scene])
 
 
 def test_many_pairs_are_searched_by_boxes_on_cpu_and_by_blocks_elsewhere():
