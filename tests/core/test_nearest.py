@@ -42,6 +42,18 @@ def test_equals_the_kd_tree_at_sizes_that_do_not_divide_blocks(method, sizes):
     _check_exact(found, queries, cloud)
 
 
+def test_steps_of_several_sub_blocks_as_accelerators_take_them(monkeypatch):
+    monkeypatch.setattr(nearest, "_CPU_BLOCK", (500, 3))  # 4 sub-blocks in steps of 3
+    queries, cloud = _views(1100, 1), _views(777, 2)
+    cloud[700] = cloud[10]
+    queries[:2] = cloud[10]
+    found = np.asarray(
+        jax.jit(functools.partial(nearest.nearest, method="blocked"))(queries, cloud)
+    )
+    _check_exact(found, queries, cloud)
+    np.testing.assert_array_equal(found[:2], 10)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_masked_and_nonfinite_points_are_never_found(method):
     queries, cloud = _views(400, 1), _views(900, 2)
