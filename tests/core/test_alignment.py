@@ -254,9 +254,10 @@ def test_rotation_gradient_is_that_of_the_decomposition_and_of_finite_difference
 )  # fmt: skip
 def test_rotation_gradient_is_finite_where_singular_values_coincide(x64, matrix):
     rng = np.random.default_rng(10)
-    turn = _transform(rng)[1]
-    matrix, g = jnp.asarray(turn @ matrix), jnp.asarray(rng.normal(size=(3, 3)))
-    assert np.isnan(jax.grad(lambda m: jnp.sum(g * _by_autodiff(m)))(matrix)).any()
+    g = jnp.asarray(rng.normal(size=(3, 3)))
+    auto = jax.grad(lambda m: jnp.sum(g * _by_autodiff(m)))(jnp.asarray(matrix))
+    assert np.isnan(auto).any()  # once turned, rounding makes it some finite number instead
+    matrix = jnp.asarray(_transform(rng)[1] @ matrix)
     value = jax.jit(lambda m: jnp.sum(g * alignment.nearest_rotation(m)))
     own = jax.grad(value)(matrix)
     step = jnp.asarray(rng.normal(size=(3, 3)))
@@ -305,7 +306,9 @@ def test_gradients_of_the_whole_fit_are_finite_differences(x64, kind):
             value(*(x + sign * 1e-6 * step if i == k else x for i, x in enumerate(arguments)))
             for sign in (1, -1)
         ]
-        np.testing.assert_allclose(jnp.sum(grads[k] * step), (ends[0] - ends[1]) / 2e-6, rtol=1e-5)
+        np.testing.assert_allclose(
+            jnp.sum(grads[k] * step), (ends[0] - ends[1]) / 2e-6, rtol=1e-5, atol=1e-7
+        )
 
 
 def test_the_error_at_the_optimum_has_no_gradient_through_the_fit(x64):
