@@ -52,6 +52,7 @@ def _variables(model, batch):
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.2, s.shape), s.dtype), shapes)
 
 
+@pytest.mark.slow
 def test_forward_and_gradients_are_finite_and_reach_every_parameter():
     batch = _batch()
     model = depthsplat.DepthSplat(OCTOBER)
