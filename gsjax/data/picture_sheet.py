@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-_SIDE = 112  # pixels of a picture's longer side, about
+_SIDE = 112
 _GAP, _LINE = 4, 14
 _LEFT = 96  # pixels of the column of names
 _INK, _PALE = (20, 20, 20), (110, 110, 110)
@@ -14,14 +14,15 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.round(np.linspace(0, count - 1, min(count, most))).astype(int)
 
 
-def sheet(lines) -> Image.Image:
+def sheet(lines, side: int = _SIDE) -> Image.Image:
     """The grid.
 
     Args:
         lines: [(names beside the row, [(lines below, picture uint8 [H, W, 3])])]; pictures of one size.
+        side: pixels of a picture's longer side, about; it is made larger by a whole factor, never smaller.
     """
     height, width = lines[0][1][0][1].shape[:2]
-    factor = max(1, _SIDE // max(height, width))  # whole pixels stay sharp
+    factor = max(1, side // max(height, width))  # whole pixels stay sharp
     wide, high = width * factor, height * factor
     step, row_step = max(wide, 90) + _GAP, high + 2 * _LINE + 2 * _GAP
     columns = max(len(panels) for _, panels in lines)

@@ -11,7 +11,9 @@ from gsjax.data import examples
 from gsjax.evals import posed_views
 from gsjax.systems import base
 
-SIZE, DEPTH, FOCAL = 24, 2.0, 1.2  # focal length in widths
+SIZE, DEPTH = (20, 24), 2.0
+# Normalised: focal lengths and principal point in widths and heights.
+K = np.array([[1.2, 0, 0.5], [0, 1.5, 0.45], [0, 0, 1]], np.float32)
 NEAR, FAR = 1.0, 8.0
 
 
@@ -22,28 +24,28 @@ def _texture(x, y, phase):
     return np.uint8(np.round(255 * (0.5 + 0.4 * waves)))
 
 
-def _view(centre, phase, step):
-    """(picture uint8 [S, S, 3], viewmat [4, 4], depth [S, S]) of a camera at (x, y, 0)."""
-    places = (np.arange(SIZE) + 0.5) / SIZE
-    rays = (places - 0.5) / FOCAL
-    depth = np.full((SIZE, SIZE), DEPTH)
-    depth[:, SIZE // 2 :] -= step
-    x, y = centre[0] + rays * depth, centre[1] + rays[:, None] * depth
+def _view(centre, phase, step, size):
+    """(picture uint8 [H, W, 3], viewmat [4, 4], depth [H, W]) of a camera at (x, y, 0)."""
+    across, down = ((np.arange(count) + 0.5) / count for count in size[::-1])
+    depth = np.full(size, DEPTH)
+    depth[:, size[1] // 2 :] -= step
+    x = centre[0] + (across - K[0, 2]) / K[0, 0] * depth
+    y = centre[1] + ((down - K[1, 2]) / K[1, 1])[:, None] * depth
     viewmat = np.eye(4)
     viewmat[:2, 3] = -np.asarray(centre)
     return _texture(x, y, phase), viewmat, depth
 
 
 def example(
-    index, contexts=((-0.1, 0.0), (0.1, 0.0)), targets=((0.05, 0.02), (-0.12, 0.0)), step=0.0
-):
+    index, contexts=((-0.1, 0.0), (0.1, 0.0)), targets=((0.05, 0.02), (-0.12, 0.0)), step=0.0,
+    size=SIZE,
+):  # fmt: skip
     """One example; its phase, and so its colours, are its own."""
     result = dict(
         index=np.int32(index), valid=np.bool_(True), near=np.float32(NEAR), far=np.float32(FAR)
     )
-    K = np.array([[FOCAL, 0, 0.5], [0, FOCAL, 0.5], [0, 0, 1]], np.float32)
     for side, centres in dict(context=contexts, target=targets).items():
-        views = [_view(centre, 0.4 * index, step) for centre in centres]
+        views = [_view(centre, 0.4 * index, step, size) for centre in centres]
         viewmats = np.stack([view[1] for view in views]).astype(np.float32)
         result |= {
             f"{side}_images": np.stack([view[0] for view in views]),

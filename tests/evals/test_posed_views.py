@@ -1,11 +1,14 @@
 """Scores of predictions that are off by known amounts, and of baselines on a wall that one plane explains."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gsjax.evals import posed_views
+from gsjax.metrics import lpips
 from tests.evals import made_up_views as made_up
+from tests.metrics import test_lpips
 
 ROWS = [made_up.example(i, step=0.5 if i == 2 else 0.0) for i in range(3)]
 
@@ -105,6 +108,19 @@ def test_a_model_that_diverged_is_no_score():
     system = made_up.system(ROWS[:1], error=np.nan)
     with pytest.raises(FloatingPointError, match="predictions of 1 of 1 examples are not finite"):
         _run(system, baselines=False, cloud=False)
+
+
+def test_lpips_with_the_users_weights_is_that_of_the_metric(monkeypatch):
+    files = dict(zip(("net", "heads"), test_lpips.weights("alex"), strict=True))
+    monkeypatch.setattr(posed_views.weights, "read_state_dict", files.get)
+    rows = [made_up.example(i, size=(32, 36)) for i in range(2)]
+    options = dict(lpips_backbone="net", lpips_heads="heads", baselines=False, cloud=False)
+    _, details = _run(made_up.system(rows), **options)
+    metric = jax.jit(lpips.Lpips.of(*files.values()).__call__)
+    for row, found in zip(rows, details["render/lpips"], strict=True):
+        truth = jnp.asarray(row["target_images"] / 255, jnp.float32)
+        assert found == pytest.approx(float(metric(truth + 0.1, truth).mean()), rel=1e-3)
+    assert details["render/lpips"].min() > 0
 
 
 def test_options_that_do_not_fit_are_refused():

@@ -22,7 +22,8 @@ from gsjax.models.feedforward import rays
 VIEWS, CLOUDS = "novel_views.png", "clouds.png"
 ENLARGED = 4  # how much smaller than the picture the enlarged part is, a side
 _GAIN = 4  # of errors
-_SIDE = 224  # pixels of a cloud's picture
+_PANEL = 192  # pixels of a small picture in the sheet, about
+_SIDE = 224  # of a cloud's
 # Near, middle and far of a depth map; from matplotlib's viridis, reversed.
 _COLOURS = np.array(
     [(253, 231, 37), (94, 201, 98), (33, 145, 140), (59, 82, 139), (68, 1, 84)], np.float64
@@ -98,7 +99,7 @@ def write(
 
 def _png(path, lines):
     with path.open("wb") as file:
-        picture_sheet.sheet(lines).save(file, format="PNG")
+        picture_sheet.sheet(lines, side=_PANEL).save(file, format="PNG")
 
 
 def _first(found) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ def written(tmp_path_factory):
     }
     folder, sheets, sheet = tmp_path_factory.mktemp("show") / "new", [], picture_sheet.sheet
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(show.picture_sheet, "sheet", lambda x: sheets.append(x) or sheet(x))
+        patch.setattr(show.picture_sheet, "sheet", lambda x, **o: sheets.append(x) or sheet(x, **o))
         show.write(examples, runs, folder, rows=2)
     return folder, examples, sheets
 
@@ -42,20 +42,20 @@ def test_rows_are_runs_and_columns_what_was_promised(written):
     assert np.abs(pictures[3].astype(int) - pictures[2] - 25.5).max() <= 1
     assert np.abs(pictures[6].astype(int) - 102).max() <= 1  # 4 x 0.1
     image = Image.open(folder / "novel_views.png")
-    # 24 pixels fourfold, nine panels; four rows.
-    assert image.width == 96 + 9 * 100 and image.height == 4 * (96 + 36) + 4
+    # 20 x 24 pixels eightfold, nine panels; four rows.
+    assert image.width == 96 + 9 * 196 and image.height == 4 * (160 + 36) + 4
 
 
 def test_the_enlarged_part_shows_the_jump(written):
     _, examples, (lines, _) = written
     truth = lines[0][1][7][1]
-    # The window has six pixels a side, each fourfold; the jump is between columns 11 and 12.
+    # The window has 5 x 6 pixels, each fourfold; the jump is between columns 11 and 12.
     row = examples[0]["target_images"][0]
     matches = [
         (i, j)
-        for i in range(19)
+        for i in range(16)
         for j in range(19)
-        if np.array_equal(truth[::4, ::4], row[i : i + 6, j : j + 6])
+        if np.array_equal(truth[::4, ::4], row[i : i + 5, j : j + 6])
     ]
     assert len(matches) == 1 and matches[0][1] <= 11 < matches[0][1] + 6
     assert all(np.array_equal(truth[::4, ::4], truth[k::4, k::4]) for k in range(1, 4))
@@ -63,7 +63,7 @@ def test_the_enlarged_part_shows_the_jump(written):
 
 def test_clouds_lie_in_files_that_viewers_read(written):
     folder, examples, (_, clouds) = written
-    count = 2 * made_up.SIZE**2
+    count = 2 * made_up.SIZE[0] * made_up.SIZE[1]
     points, colors = point_cloud.read(folder / "0_true_points.ply")
     assert points.shape == (count, 3) and len(np.unique(np.round(points[:, 2], 4))) == 2
     np.testing.assert_array_equal(colors, examples[0]["context_images"].reshape(-1, 3))
