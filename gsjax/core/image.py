@@ -66,13 +66,19 @@ def _pad(x: jax.Array, axis: int, width: int) -> jax.Array:
 
 
 def ssim(
-    a: jax.Array, b: jax.Array, *, data_range: float = 1.0, padding: str = "same"
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    data_range: float = 1.0,
+    padding: str = "same",
+    unbiased: bool = False,
 ) -> jax.Array:
     """Structural similarity, averaged over pixels and channels.
 
     Wang et al. 2004 with an 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, population
-    moments. The border is zero-padded, as in the code of 3D Gaussian splatting, whose training loss
-    and published figures use it; the 2004 paper evaluates only whole windows (``padding='valid'``).
+    moments unless ``unbiased``. The border is zero-padded, as in the code of 3D Gaussian splatting,
+    whose training loss and published figures use it; the 2004 paper evaluates only whole windows
+    (``padding='valid'``).
     Differentiable in reverse mode only.
 
     Args:
@@ -80,6 +86,9 @@ def ssim(
       b: [..., H, W, C].
       data_range: largest minus smallest possible value: 255 for images of bytes.
       padding: 'same' or 'valid'.
+      unbiased: variances and covariance times 121/120, those of a sample. With 'valid' this is what
+        scikit-image returns by default for this window, and what papers on feed-forward splatting
+        report.
 
     Returns:
       [...], 1 for equal images.
@@ -98,7 +107,10 @@ def ssim(
     moments = jnp.stack((a, b, a * a, b * b, a * b))
     moments = _blur(_blur(moments, moments.ndim - 2, padding), moments.ndim - 3, padding)
     mean_a, mean_b, aa, bb, ab = moments
-    var_a, var_b, covariance = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
+    count = _WINDOW**2
+    factor = count / (count - 1) if unbiased else 1.0
+    var_a, var_b = factor * (aa - mean_a**2), factor * (bb - mean_b**2)
+    covariance = factor * (ab - mean_a * mean_b)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (var_a + var_b + c2)

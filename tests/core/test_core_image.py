@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from gsjax.core import image
 
-_ssim = jax.jit(image.ssim, static_argnames=("data_range", "padding"))
+_ssim = jax.jit(image.ssim, static_argnames=("data_range", "padding", "unbiased"))
 _psnr = jax.jit(image.psnr, static_argnames="data_range")
 
 
@@ -18,7 +18,7 @@ def _pair(*shape, noise=0.1):
     return a, np.clip(a + noise * rng.normal(size=shape), 0, 1)
 
 
-def _slow_ssim(a, b, padding):
+def _slow_ssim(a, b, padding, factor=1.0):
     """One channel [H, W], window by window, from Wang et al. 2004."""
     offsets = np.arange(11) - 5
     window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
@@ -32,6 +32,7 @@ def _slow_ssim(a, b, padding):
             mx, my = (window * x).sum(), (window * y).sum()
             vx, vy = (window * x * x).sum() - mx**2, (window * y * y).sum() - my**2
             cov = (window * x * y).sum() - mx * my
+            vx, vy, cov = factor * vx, factor * vy, factor * cov
             luminance = (2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4)
             values.append(luminance * (2 * cov + 9e-4) / (vx + vy + 9e-4))
     return np.mean(values)
@@ -45,6 +46,14 @@ def test_ssim_is_the_windowed_definition(padding):
         for n in range(2)
     ]
     np.testing.assert_allclose(_ssim(a, b, padding=padding), expected, atol=1e-5)
+
+
+def test_moments_of_a_sample_are_larger_by_their_number():
+    a, b = (0.1 * x for x in _pair(14, 13, 1))  # of the size of the constants
+    expected = _slow_ssim(a[..., 0], b[..., 0], "valid", factor=121 / 120)
+    found = _ssim(a, b, padding="valid", unbiased=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert abs(_slow_ssim(a[..., 0], b[..., 0], "valid") - expected) > 1e-5
 
 
 def test_ssim_of_equal_images_is_one_with_finite_gradient():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gsjax.data import picture_sheet
 from gsjax.systems.unipre3d import data, scene_data, show
 from tests.systems.unipre3d import tiny, tiny_scene
 
@@ -95,7 +96,7 @@ def test_without_fusion_there_is_no_reference_column(tmp_path):
 def test_names_and_scores_are_written(monkeypatch, tmp_path):
     written = []
     pen = type("Pen", (), {"text": lambda self, place, text, fill: written.append(text)})
-    monkeypatch.setattr(show.ImageDraw, "Draw", lambda image: pen())
+    monkeypatch.setattr(picture_sheet.ImageDraw, "Draw", lambda image: pen())
     drawn(tmp_path, [flat_example(1)], targets=1)
     assert {"jug", "1", "reference", "view 1 of 1", "truth", "drawn, 20.0 dB"} <= set(written)
 
