@@ -112,9 +112,7 @@ class Evaluator:
     def _scenes(self, rows) -> tuple[dict[str, np.ndarray], int]:
         """Means over the targets of an example, then over the examples of a scene; number of examples."""
         index = rows.pop("index")
-        names = self._system.info.get("uids")
-        names = index if names is None else np.asarray(names(self._options["split"]))[index]
-        _, first, scene = np.unique(names, return_index=True, return_inverse=True)
+        _, first, scene = np.unique(self._names(index), return_index=True, return_inverse=True)
         order = np.argsort(first)  # as they come
         place = np.argsort(order)[scene]
         result = dict(index=index[first[order]])
@@ -126,6 +124,20 @@ class Evaluator:
             with np.errstate(invalid="ignore"):
                 result[name] = total / count
         return result, len(index)
+
+    def _names(self, index: np.ndarray) -> np.ndarray:
+        """Scenes of examples [n]."""
+        uids = self._system.info.get("uids")
+        if uids is None:
+            return index
+        split = self._options["split"]
+        names = np.asarray(uids(split))
+        if len(names) <= index.max():
+            raise ValueError(
+                f"info['uids']: {len(names)} names for split {split!r}, which has an example "
+                f"{index.max()}; expected a scene's name for every example"
+            )
+        return names[index]
 
     def _summary(self, name: str, values: np.ndarray) -> dict[str, float]:
         values = values[~np.isnan(values)]

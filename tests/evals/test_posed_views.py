@@ -90,6 +90,19 @@ def test_differences_are_paired_and_intervals_hold_the_means(found):
         assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"]
 
 
+def test_scores_do_not_depend_on_the_devices_that_hold_the_batch(found):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.NamedSharding(mesh, jax.P("data"))
+    evaluator = posed_views.Evaluator(
+        made_up.system(ROWS), dict(batch_size=8, planes=29, train_split="", thresholds=(0.04, 0.1))
+    )
+    with jax.set_mesh(mesh):
+        scores = evaluator.run({}, lambda batch: jax.device_put(dict(batch), spread))
+    assert scores["num_scenes"] == 3 and "plane/psnr" in scores and "cloud/f_0.1" in scores
+    for name, value in scores.items():
+        assert value == pytest.approx(found[0][name], rel=1e-4, abs=1e-4), name
+
+
 def test_examples_of_one_scene_are_averaged_first():
     rows = [made_up.example(i, targets=((0.05 + 0.1 * i, 0.0),)) for i in range(4)]
     names = ["b", "a", "b", "c"]
@@ -101,6 +114,9 @@ def test_examples_of_one_scene_are_averaged_first():
     alone = single["nearest/psnr"]
     np.testing.assert_allclose(details["nearest/psnr"], [(alone[0] + alone[2]) / 2, alone[1]])
     assert scores["nearest/psnr"] != pytest.approx(every["nearest/psnr"])
+    names[2:] = []
+    with pytest.raises(ValueError, match="2 names for split 'test', which has an example 2"):
+        _run(system, cloud=False, baselines=False, limit=3)
     assert "mean/psnr" not in scores and "median/abs_rel" not in scores
 
 
