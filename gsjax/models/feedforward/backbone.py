@@ -56,6 +56,7 @@ class Backbone(nn.Module):
         splits: its windows along a side.
         remat: whether its blocks are computed again on the way back.
         dtype: of computation.
+        last_stride: of the CNN's third stage, see ``cnn.Cnn``.
     """
 
     lowest: int = 4
@@ -65,6 +66,7 @@ class Backbone(nn.Module):
     splits: int = 2
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+    last_stride: int = 2
 
     @nn.compact
     def __call__(self, images: jax.Array, index: jax.Array) -> tuple[list[jax.Array], jax.Array]:
@@ -79,7 +81,9 @@ class Backbone(nn.Module):
             coarsest scale).
         """
         batch, views = images.shape[:2]
-        encoder = cnn.Cnn(self.lowest, self.widths, self.channels, self.dtype, name="cnn")
+        encoder = cnn.Cnn(
+            self.lowest, self.widths, self.channels, self.last_stride, self.dtype, name="cnn"
+        )
         maps = encoder(images.reshape(-1, *images.shape[2:]))
         maps = [m.reshape(batch, views, *m.shape[1:]) for m in maps]
         transformer = mv_transformer.MultiViewTransformer(

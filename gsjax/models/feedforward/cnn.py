@@ -9,6 +9,19 @@ WIDTHS = (64, 96, 128)
 EPS = 1e-5
 
 
+def stage_strides(lowest: int, last_stride: int = 2) -> tuple[int, int, int]:
+    """Strides of the three stages, behind a stem of stride 2; arguments as of ``Cnn``.
+
+    Raises:
+        ValueError: a combination that no published network has.
+    """
+    if (lowest, last_stride) not in ((4, 2), (4, 1), (8, 2)):
+        raise ValueError(
+            f"lowest, last_stride: expected (4, 2), (4, 1) or (8, 2), found {(lowest, last_stride)}"
+        )
+    return 1, lowest // (2 * last_stride), last_stride
+
+
 def instance_norm(x: jax.Array) -> jax.Array:
     """Each channel of each map [..., H, W, C] with mean 0 and variance 1; float32 inside, no parameters."""
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -62,12 +75,15 @@ class Cnn(nn.Module):
         lowest: cells of the picture a cell of the coarsest map has along a side, 4 or 8.
         widths: channels of the three stages.
         channels: of the coarsest map.
+        last_stride: of the third stage: 2 in DepthSplat; 1 in MVSplat, whose second stage has 2 (its
+            names and shapes of parameters are the same).
         dtype: of computation.
     """
 
     lowest: int = 4
     widths: tuple[int, int, int] = WIDTHS
     channels: int = 128
+    last_stride: int = 2
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -78,17 +94,17 @@ class Cnn(nn.Module):
             images: [N, H, W, 3], normalised; sides are multiples of ``lowest``.
 
         Returns:
-            Maps of 1/2, 1/2 and 1/4 of the sides (lowest = 4), or of 1/2, 1/4 and 1/8 (lowest = 8).
+            Maps of 1/2, 1/2 and 1/4 of the sides (lowest = 4), of 1/2, 1/4 and 1/4 (last_stride = 1), or
+            of 1/2, 1/4 and 1/8 (lowest = 8).
 
         Raises:
-            ValueError: lowest is neither 4 nor 8.
+            ValueError: another (lowest, last_stride) than these.
         """
-        if self.lowest not in (4, 8):
-            raise ValueError(f"lowest: expected 4 or 8, found {self.lowest}")
+        strides = stage_strides(self.lowest, self.last_stride)
         x = _conv(self.widths[0], 7, 2, self.dtype, "stem")(images.astype(self.dtype))
         x = nn.relu(instance_norm(x))
         maps = []
-        for i, (width, stride) in enumerate(zip(self.widths, (1, self.lowest // 4, 2))):
+        for i, (width, stride) in enumerate(zip(self.widths, strides)):
             x = ResidualBlock(width, stride, self.dtype, name=f"stage_{i}_block_0")(x)
             x = ResidualBlock(width, 1, self.dtype, name=f"stage_{i}_block_1")(x)
             maps.append(x)

@@ -26,6 +26,8 @@ from gsjax.models.feedforward import (
 
 # Pixels a cell of the matched features.
 FACTOR = 4
+# Of the CNN's third stage; its second halves the sides, other than DepthSplat's.
+LAST_STRIDE = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +175,9 @@ class MVSplat(nn.Module):
         size = shape[2:]
         index = views.neighbours(c2ws, c.neighbours)
         features = backbone.Backbone(
-            FACTOR, c.cnn_widths, c.channels, c.blocks, c.splits, c.remat, c.dtype, name="backbone"
-        )
+            FACTOR, c.cnn_widths, c.channels, c.blocks, c.splits, c.remat, c.dtype, last_stride=LAST_STRIDE,
+            name="backbone",
+        )  # fmt: skip
         maps, matched = features(dinov2.normalise(images), index)
         inverse = plane_sweep.candidates(near, far, c.candidates, shape[1])
         cells = rays.pixel_intrinsics(Ks, *matched.shape[2:4])
