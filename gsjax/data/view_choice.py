@@ -6,6 +6,7 @@ points the share of probes that stand in for the scene. Imports no JAX.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -102,9 +103,7 @@ def choose(
     return sorted(int(spread[i]) for i in chosen)
 
 
-def check(
-    images: PosedImages, *, near: float | None = None, far: float | None = None
-) -> None:
+def check(images: PosedImages, *, near: float | None = None, far: float | None = None) -> None:
     """Refuses views that cannot be matched.
 
     Args:
@@ -119,12 +118,12 @@ def check(
             f"photographs: matching needs at least 2 posed views, found {len(images)}; a single picture has no "
             "parallax"
         )
-    common = in_common(images, probe_depth(images, near, far))
+    depth = probe_depth(images, near, far)
+    common = in_common(images, depth)
     np.fill_diagonal(common.shares, 0.0)
-    parallax = common.distances / np.nanmedian(np.append(common.depths, np.inf))
-    np.fill_diagonal(parallax, np.inf)
-    i, j = np.unravel_index(np.argmin(parallax), parallax.shape)
-    if not parallax[i, j] > 0 or np.nanmin(parallax) < LEAST_PARALLAX * 1e-2:
+    np.fill_diagonal(common.distances, np.inf)
+    i, j = np.unravel_index(np.argmin(common.distances), common.distances.shape)
+    if common.distances[i, j] <= 1e-2 * LEAST_PARALLAX * depth:
         raise ValueError(
             f"photographs: {images.names[i]!r} and {images.names[j]!r} were taken from one place (distance "
             f"{common.distances[i, j]:.3g}): zero baseline, there is no depth in them; choose others"
@@ -139,7 +138,9 @@ def check(
 
 def _why_none(images: PosedImages, common: Common) -> str:
     off = ~np.eye(len(images), dtype=bool)
-    if common.distances[off].max() < LEAST_PARALLAX * np.nanmedian(np.append(common.depths, 1e-30)):
+    if not (common.distances[off] > 0).any() or (
+        common.distances[off].max() < LEAST_PARALLAX * np.nanmin(np.append(common.depths, np.inf))
+    ):
         return (
             f"photographs: all {len(images)} were taken from one place (zero baseline): there is no depth in them; "
             "move the camera between pictures, a turn alone does not help"
@@ -184,14 +185,18 @@ def in_common(images: PosedImages, depth: float) -> Common:
         images: V photographs; their sparse points are used where they see any.
         depth: of probes, which stand in for points otherwise.
     """
-    points = images.points
-    if points is None or not (seen(images, points)[0].sum(1) >= _LEAST_POINTS).all():
-        points = _probe_points(images, depth)
+    views = len(images)
+    points = np.zeros((0, 3)) if images.points is None else images.points
     points = points[:: max(1, len(points) // _MOST_POINTS)]
     inside, depths = seen(images, points)
-    both = inside.astype(float) @ inside.T.astype(float)
-    counts = np.diag(both)
-    shares = both / np.maximum(np.maximum(counts[:, None], counts), 1)
+    if (inside.sum(1) >= _LEAST_POINTS).all():
+        both = inside.astype(float) @ inside.T.astype(float)
+        counts = np.diag(both)
+        shares = both / np.maximum(np.maximum(counts[:, None], counts), 1)
+    else:  # the share of each one's own probes that another sees
+        inside, depths = seen(images, _probe_points(images, depth))
+        shares = inside.reshape(views, views, -1).mean(-1)
+        shares = np.minimum(shares, shares.T)
     forward = images.viewmats[:, 2, :3]
     shares = np.where(forward @ forward.T < np.cos(np.deg2rad(MOST_DEGREES)), 0.0, shares)
     centers = images.centers
@@ -295,11 +300,13 @@ def indices_of(images: PosedImages, wanted: Sequence[str]) -> list[int]:
     """
     found = []
     for name in wanted:
-        parts = tuple(p for p in str(name).replace("\\", "/").split("/") if p not in ("", "."))
+        path = Path(name).resolve() if Path(name).exists() else Path(name)
+        parts = path.parts
         fits = [
-            i for i, path in enumerate(images.image_paths)
-            if path.resolve().parts[-len(parts) :] == parts
-        ]  # fmt: skip
+            i
+            for i, place in enumerate(images.image_paths)
+            if place.resolve().parts[-len(parts) :] == parts
+        ]
         if len(fits) != 1:
             raise ValueError(
                 f"photographs: {name!r} names {len(fits)} of the {len(images)} with a pose, expected one; they are "
