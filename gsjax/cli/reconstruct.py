@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 HELP = "a few photographs with known cameras to a splat file, by a trained network, without fitting"
+_SHOWN = 768  # pixels along a side of photographs in the picture of epipolar lines
 COLMAP = (
     "poses of these pictures are not known. Estimate them with COLMAP, which also takes the lens out:\n"
     "  colmap automatic_reconstructor --image_path {images} --workspace_path WORK --dense 0\n"
@@ -190,7 +191,8 @@ def write(args: argparse.Namespace, posed, named, model) -> int:
     print(f"  depths {bounds.near:.4g} to {bounds.far:.4g}, {bounds.how}")
     if args.check:  # first: where the cameras are at fault, the rest is of no use
         Path(args.check).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(epipolar.draw(views[0], views[1])).save(args.check)
+        pair = [load_view(posed, i, *_shown_size(posed, i), "cover") for i in named[:2]]
+        Image.fromarray(epipolar.draw(*pair)).save(args.check)
         print(f"  {args.check}: dots of the first picture should lie on their lines in the second")
     g = reconstruct_scene.reconstruct(
         views, model.predict, bounds.near, bounds.far, unit=model.near
@@ -207,6 +209,13 @@ def write(args: argparse.Namespace, posed, named, model) -> int:
         print(f"  {shown}: pictures, and below them the Gaussians, last from in between")
     print(f"{args.out}: {g.num} Gaussians")
     return 0
+
+
+def _shown_size(posed, index: int) -> tuple[int, int]:
+    """(height, width) of a photograph, at most ``_SHOWN`` pixels along a side."""
+    height, width = int(posed.height[index]), int(posed.width[index])
+    ratio = min(1.0, _SHOWN / max(height, width))
+    return max(round(ratio * height), 1), max(round(ratio * width), 1)
 
 
 def _check_focal_lengths(posed, indices) -> None:

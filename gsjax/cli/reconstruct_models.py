@@ -13,6 +13,7 @@ from gsjax.cli import reconstruct_scene
 _PUBLISHED = {
     "mvsplat": (256, 256, 1.0),
     "base_448": (256, 448, 0.5),
+    "small_448": (448, 768, 0.5),
     "base_448_oct2024": (256, 448, 0.5),
     "pm_loss": (256, 448, 1.0),
 }

@@ -191,7 +191,7 @@ def test_photographs_to_a_file_that_says_what_the_network_said(
         for x in (g, again)
     ]
     assert drawn[0].std() > 5 and np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
-    assert Image.open(check).size == (2 * SIZE[1], SIZE[0])
+    assert Image.open(check).size == (2 * STORED[1], STORED[0])
     assert Image.open(out.with_suffix(".png")).size == (3 * SIZE[1], 2 * SIZE[0])
 
 
