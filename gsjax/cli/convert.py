@@ -1,7 +1,8 @@
 """``gsjax convert``: weights of other projects, checked array by array and written without pickle.
 
 ``uni3d`` and ``cross_modal`` (the thesis's checkpoints) give an ``.npz`` that training of clip_gs and
-cross_modal starts from, or that they evaluate (``--config.init_from``); tower kinds give a ``.safetensors`` with what is used of the file, for ``KIND:PATH`` where towers are asked for, and
+cross_modal starts from, or that they evaluate (``--config.init_from``); ``mvsplat`` and ``depthsplat`` one that
+pm_loss starts from and ``gsjax reconstruct`` runs; tower kinds give a ``.safetensors`` with what is used of the file, for ``KIND:PATH`` where towers are asked for, and
 beside it the config files that loading needs. Without ``--out`` the file is only checked and described.
 
 Towers are checked from names and shapes, then read and written one array at a time, so that a pair of
@@ -17,24 +18,31 @@ import shlex
 import urllib.parse
 from collections.abc import Mapping
 
-HELP = "check and convert weights of Uni3D, OpenCLIP, Hugging Face CLIP, EVA-CLIP, cross-modal"
+HELP = (
+    "check and convert weights of Uni3D, OpenCLIP, Hugging Face CLIP, EVA-CLIP, cross-modal, MVSplat, "
+    "DepthSplat"
+)
 
 TOWERS = ("openclip", "hf_clip", "evaclip")
-ARCHIVES = ("uni3d", "cross_modal")  # kinds that give an .npz
+FEED_FORWARD = ("mvsplat", "depthsplat")
+ARCHIVES = ("uni3d", "cross_modal", *FEED_FORWARD)  # kinds that give an .npz
 DTYPES = ("keep", "float32", "bfloat16", "float16")
 # Options that only some kinds have.
-ONLY = {"heads": ("uni3d",), "without": ("uni3d",), "arch": TOWERS}
+ONLY = {"heads": ("uni3d",), "without": ("uni3d",), "arch": (*TOWERS, "depthsplat")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=(*ARCHIVES, *TOWERS), help="what the file holds")
-    parser.add_argument("file", help=".pt, .pth, .bin, .safetensors, .index.json, or a folder")
+    parser.add_argument("file", help=".pt, .pth, .bin, .ckpt, .safetensors, .index.json, a folder")
     parser.add_argument(
-        "--out", help="file to write: .npz (uni3d, cross_modal) or .safetensors (towers)"
+        "--out", help=f"file to write: .npz ({', '.join(ARCHIVES)}) or .safetensors (towers)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="type of what is written")
     parser.add_argument("--licence", help="of the weights, stored with them; default: unknown")
-    parser.add_argument("--arch", help="towers: name of the model, e.g. ViT-B-32")
+    parser.add_argument(
+        "--arch",
+        help="name of the model: ViT-B-32 (towers), pm_loss (depthsplat; default: by shapes)",
+    )
     parser.add_argument("--heads", type=int, help="uni3d: attention heads, if of no public size")
     parser.add_argument(
         "--without",
@@ -54,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         ending = ".npz" if args.kind in ARCHIVES else ".safetensors"
         if not args.out.endswith(ending):
             raise ValueError(f"--out: {args.out!r}: files of kind {args.kind} end in {ending}")
-    kinds = dict(uni3d=_uni3d, cross_modal=_cross_modal)
+    kinds = dict(uni3d=_uni3d, cross_modal=_cross_modal, mvsplat=_network, depthsplat=_network)
     return kinds.get(args.kind, _towers)(args)
 
 
@@ -78,6 +86,36 @@ def _cross_modal(args) -> int:
         "  use it: --config=configs/cross_modal.py:paper,parity,"
         f"backbone={found.backbone},features={found.features} --config.init_from={args.out}"
     )
+    return 0
+
+
+def _network(args) -> int:
+    from gsjax.io import archive, weights
+    from gsjax.models import name_tables
+    from gsjax.models.feedforward import depthsplat, depthsplat_tables, mvsplat, mvsplat_tables
+
+    state_dict = weights.open_state_dict(args.file)
+    if args.kind == "mvsplat":
+        preset, config = args.kind, mvsplat.PRESETS[args.kind]
+        params = mvsplat_tables.convert(state_dict, config, what=args.file, dtype=None)
+    else:
+        preset = args.arch or depthsplat_tables.find(state_dict, args.file)
+        if preset not in depthsplat.PRESETS:
+            raise ValueError(f"--arch: unknown {preset!r}; known: {', '.join(depthsplat.PRESETS)}")
+        config = depthsplat.PRESETS[preset]
+        params = depthsplat_tables.convert(state_dict, config, what=args.file, dtype=None)
+    arrays = name_tables.flatten({"params": params})
+    arrays = {p: _cast(x, args.dtype) for p, x in arrays.items()}
+    print(f"{args.file}: {args.kind}, {preset}")
+    _describe("loaded", {path: (x.dtype, x.shape) for path, x in arrays.items()})
+    licence = args.licence or "unknown"
+    print(f"  licence: {licence}")
+    if not args.out:
+        return 0
+    notes = dict(licence=licence, source=args.file, made_by=f"gsjax convert {args.kind}")
+    digest = archive.save(args.out, args.kind, dict(preset=preset), arrays, notes)
+    print(f"  written: {args.out}, digest {digest[:16]}")
+    print(f"  use it: gsjax reconstruct IMAGES --weights {shlex.quote(args.out)} --out scene.ply")
     return 0
 
 

@@ -9,8 +9,8 @@ from gsjax.version import __version__
 
 # Subcommand -> module under gsjax.cli exporting HELP, add_arguments(parser) and run(args).
 COMMANDS = (
-    *("convert", "embed", "export-backbone", "fit", "fit-objects", "info", "render", "search"),
-    *("study", "tsne", "view"),
+    *("convert", "embed", "export-backbone", "fit", "fit-objects", "info", "reconstruct", "render"),
+    *("search", "study", "tsne", "view"),
 )
 # Other errors of the system (a full disk, a lost connection) are no fault of the arguments.
 _PATHS_AT_FAULT = (

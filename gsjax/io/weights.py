@@ -16,7 +16,7 @@ from etils import epath
 
 from gsjax.io import torch_pickle
 
-TORCH_ENDINGS = (".pt", ".pth", ".bin")
+TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 # What a folder is searched for, best first.
 FOLDER_FILES = (
     *("open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json"),
@@ -66,7 +66,7 @@ def open_state_dict(path: epath.PathLike) -> StateDict:
     ``unwrap``.
 
     Args:
-        path: local ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, the ``.index.json`` of a sharded
+        path: local ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, ``.ckpt``, the ``.index.json`` of a sharded
             checkpoint, or a folder that holds one of these under its usual name.
 
     Raises:

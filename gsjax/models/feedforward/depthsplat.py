@@ -159,6 +159,8 @@ PRESETS = {
     # For 256 x 448 and more: both sweeps at half the resolution.
     "base_448": _published("b", 2, 4),
     "large": _published("l", 2, 2),
+    # For 448 x 768 and four views or more.
+    "small_448": _published("s", 1, 8),
     # The same network at a size that trains on a CPU.
     "tiny": Config(
         dinov2.PRESETS["tiny"],

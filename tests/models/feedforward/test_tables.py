@@ -101,6 +101,10 @@ PUBLISHED = {
             "depth_predictor.to_disparity.2.bias": "refine/disparity_1/bias",
         },
     ),
+    "small_448": (
+        567,
+        {"depth_predictor.upsampler.concat_projects.2.bias": "depth_head/join_2/bias"},
+    ),
     "small": (567, {"gaussian_regressor.2.bias": "regressor/conv_1/bias"}),
     "base": (751, {"depth_predictor.mv_pyramid.stages.1.0.weight": "mv_pyramid/up/kernel"}),
     "base_448_oct2024": (
