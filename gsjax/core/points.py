@@ -3,7 +3,7 @@
 All are exact, batched over leading axes and aware of masks. Squared distances are sums of squared
 coordinate differences, never |a|^2 + |b|^2 - 2ab: that form cancels on tight clusters and would run
 in TF32 or bfloat16 on accelerators, and either picks wrong neighbours. Index outputs carry no
-gradient.
+gradient. The one nearest among very many points is ``core.nearest``'s.
 """
 
 import functools
@@ -17,7 +17,8 @@ _BLOCK_ELEMENTS = 1 << 24
 _NEAR_ORIGIN = 1e-3
 
 
-def _check_points(x: jax.Array, name: str):
+def check_points(x: jax.Array, name: str):
+    """Raises ValueError, with the argument's name, unless x is [..., N, 3] with N >= 1."""
     if x.ndim < 2 or x.shape[-1] != 3:
         raise ValueError(f"{name}: expected shape [..., N, 3], found {list(x.shape)}")
     if x.shape[-2] == 0:
@@ -65,7 +66,7 @@ def farthest_point_sampling(
       ValueError: points is not [..., N, 3] with N >= 1, k < 1, or mask does not fit.
     """
     points = jax.lax.stop_gradient(jnp.asarray(points))
-    _check_points(points, "points")
+    check_points(points, "points")
     _check_count(k)
     usable = _usable(points, mask)
     points, usable = _broadcast_scenes(points, usable)
@@ -138,12 +139,12 @@ def knn(
       ValueError: wrong shapes, k < 1, or an unknown method.
     """
     queries, points = jnp.asarray(queries), jnp.asarray(points)
-    _check_points(queries, "queries")
-    _check_points(points, "points")
+    check_points(queries, "queries")
+    check_points(points, "points")
     _check_count(k)
     if method not in ("auto", "exact", "approx"):
         raise ValueError(f"method: expected 'auto', 'exact' or 'approx', found {method!r}")
-    queries, points, usable = _broadcast_query(queries, points, mask)
+    queries, points, usable = broadcast_query(queries, points, mask)
     nearest = functools.partial(_nearest, k=min(k, points.shape[-2]), method=method)
     found, idx = _blocked(nearest, queries, points, usable, block)
     short = k - idx.shape[-1]
@@ -188,10 +189,10 @@ def ball_query(
       idx int32 [..., Q, k] and valid bool [..., Q, k].
     """
     queries, points = jnp.asarray(queries), jnp.asarray(points)
-    _check_points(queries, "queries")
-    _check_points(points, "points")
+    check_points(queries, "queries")
+    check_points(points, "points")
     _check_count(k)
-    queries, points, usable = _broadcast_query(queries, points, mask)
+    queries, points, usable = broadcast_query(queries, points, mask)
     within = functools.partial(_first_within, radius=radius, k=min(k, points.shape[-2]))
     valid, idx = _blocked(within, queries, points, usable, block)
     short = k - idx.shape[-1]
@@ -201,7 +202,10 @@ def ball_query(
     return jnp.where(valid, idx, jnp.where(valid[..., :1], idx[..., :1], 0)), valid
 
 
-def _broadcast_query(queries, points, mask):
+def broadcast_query(
+    queries: jax.Array, points: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """queries [..., Q, 3], points [..., N, 3] and usable bool [..., N] over the same leading axes."""
     usable = _usable(points, mask)
     leading = jnp.broadcast_shapes(queries.shape[:-2], points.shape[:-2], usable.shape[:-1])
     return (
