@@ -14,26 +14,33 @@ from tests.systems.pm_loss import tiny
 
 @functools.cache
 def _case():
-    built = tiny.system()
-    batch = tiny.batch(built)
-    return batch, data.as_pictures(batch["target_images"]), tiny.said(batch)
+    batch = tiny.batch(tiny.system())
+    return batch, tiny.said(batch)
+
+
+@functools.cache
+def _compiled(overrides):
+    """(config, collections, compiled loss) of MVSplat's adapter of degree 4."""
+    config = tiny.config(model__sh_degree=4, **dict(overrides))
+    terms, module = objective.build(config), model.build(config.model)
+
+    @jax.jit
+    def run(held, batch, said):
+        images = data.as_pictures(batch["target_images"])
+        key = jax.random.key(0)
+        return objective.loss(terms, config, module, held, said, images, batch, key)
+
+    return config, objective.collections(terms, config), run
 
 
 def _loss(batch=None, held=None, said=None, **overrides):
-    """(loss, metrics, new collections) with overrides of the config; MVSplat's adapter of degree 4."""
-    config = tiny.config(model__sh_degree=4, **overrides)
-    terms = objective.build(config)
-    module = model.build(config.model)
-    if held is None:
-        held = objective.collections(terms, config)
-    default, images, found = _case()
-    batch = default if batch is None else batch
-
-    @jax.jit
-    def run(held, batch, found):
-        return objective.loss(terms, config, module, held, found, images, batch, jax.random.key(0))
-
-    return run(held, batch, found if said is None else said)
+    """(loss, metrics, new collections) with overrides of the config."""
+    _, start, run = _compiled(tuple(overrides.items()))
+    return run(
+        start if held is None else held,
+        _case()[0] if batch is None else batch,
+        _case()[1] if said is None else said,
+    )
 
 
 def test_a_teacher_moves_the_pm_term_and_nothing_else():
@@ -48,16 +55,17 @@ def test_a_teacher_moves_the_pm_term_and_nothing_else():
 
 
 def test_the_pm_term_has_its_weight_and_its_cap():
-    batch, _, said = _case()
-    options = objective.build(tiny.config()).pm
+    batch, said = _case()
+    config = tiny.config()
     centres = said["gaussians"].means.reshape(2, 2, 16, 16, 3)
-    raw = np.mean(teacher.term(options, centres, batch)[0])
-    _, metrics, _ = _loss(loss__pm=0.25)
-    np.testing.assert_allclose(metrics["pm"], 0.25 * raw, rtol=1e-5)
-    _, metrics, _ = _loss(loss__pm=0.25, loss__pm_options__cap=float(raw) / 10)
+    each = jax.jit(functools.partial(teacher.term, objective.build(config).pm))(centres, batch)[0]
+    raw = float(np.mean(each))
+    np.testing.assert_allclose(_loss()[1]["pm"], config.loss.pm * raw, rtol=1e-5)
+    loss, metrics, _ = _loss(loss__pm=0.25, loss__pm_options__cap=raw / 10)
     assert metrics["pm_capped"] == 1
     np.testing.assert_allclose(metrics["pm"], 0.25 * 1e-5 * raw, rtol=1e-5)
     np.testing.assert_allclose(metrics["pm_raw"], raw, rtol=1e-5)
+    np.testing.assert_allclose(loss, metrics["photometric"] + metrics["pm"], rtol=1e-6)
 
 
 def test_earlier_depths_are_drawn_with_their_weights():
@@ -76,21 +84,20 @@ def test_earlier_depths_are_drawn_with_their_weights():
 
 
 def test_rival_terms_have_their_weights():
-    batch, _, said = _case()
-    plain, _, _ = _loss(loss__pm=0.0)
-    loss, metrics, _ = _loss(loss__pm=0.0, loss__depth_l1=2.0)
+    batch, said = _case()
+    loss, metrics, _ = _loss(loss__pm=0.0, loss__depth_l1=2.0, loss__smooth=0.5)
     expected = photometric.inverse_depth_l1(
         said["inverse_depths"][-1], batch["context_depths"], batch["near"], batch["far"]
     )
     np.testing.assert_allclose(metrics["depth_l1"], np.mean(expected), rtol=1e-5)
-    np.testing.assert_allclose(loss, plain + 2 * np.mean(expected), rtol=1e-5)
-    loss, metrics, _ = _loss(loss__pm=0.0, loss__smooth=0.5)
-    assert metrics["smooth"] > 0
-    np.testing.assert_allclose(loss, plain + 0.5 * metrics["smooth"], rtol=1e-5)
+    assert metrics["smooth"] > 0 and "pm" not in metrics
+    np.testing.assert_allclose(
+        loss, metrics["photometric"] + 2 * np.mean(expected) + 0.5 * metrics["smooth"], rtol=1e-5
+    )
 
 
 def test_bad_examples_are_silenced_and_counted():
-    batch, images, said = _case()
+    batch, _ = _case()
     settings = dict(loss__guard=1e-9, loss__guard_start=2)
     loss, metrics, new = _loss(**settings)
     assert metrics["guarded"] == 0 and new["guard"]["steps"] == 1
@@ -105,7 +112,7 @@ def test_bad_examples_are_silenced_and_counted():
 
 
 def test_padding_does_not_count():
-    batch, _, said = _case()
+    batch, said = _case()
     one = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), (batch, said))
     expected, metrics, _ = _loss(one[0], said=one[1])
     padded = dict(batch, valid=jnp.asarray([True, False]))
@@ -141,15 +148,20 @@ def test_lpips_travels_with_the_variables_and_has_its_weight(monkeypatch):
     batch = tiny.batch(built)
     images = data.as_pictures(batch["target_images"])
     said = tiny.said(batch)
-    losses = {}
-    for weight in (0.0, 0.5):
-        config = tiny.config(model__sh_degree=4, loss__pm=0.0, loss__lpips=weight, **size)
-        terms = objective.build(config)
-        held = objective.collections(terms, config)
-        assert set(held) == ({"lpips"} if weight else set())
-        losses[weight] = objective.loss(
-            terms, config, model.build(config.model), held, said, images, batch, jax.random.key(0)
-        )
-    (plain, _, _), (loss, metrics, _) = losses[0.0], losses[0.5]
+    config = tiny.config(model__sh_degree=4, loss__pm=0.0, loss__lpips=0.5, **size)
+    terms = objective.build(config)
+    held = objective.collections(terms, config)
+    assert set(held) == {"lpips"}
+    assert objective.collections(objective.build(tiny.config()), tiny.config()) == {}
+
+    @jax.jit
+    def run(held):
+        module, key = model.build(config.model), jax.random.key(0)
+        return objective.loss(terms, config, module, held, said, images, batch, key)
+
+    loss, metrics, _ = run(held)
     assert metrics["lpips"] > 0
-    np.testing.assert_allclose(loss, plain + 0.5 * metrics["lpips"], rtol=1e-5)
+    np.testing.assert_allclose(loss, metrics["mse"] + 0.5 * metrics["lpips"], rtol=1e-5)
+    larger = jax.tree.map(lambda x: 2 * x, held["lpips"]["heads"])
+    louder = run({"lpips": dict(held["lpips"], heads=larger)})[1]["lpips"]
+    np.testing.assert_allclose(louder, 2 * metrics["lpips"], rtol=1e-5)
