@@ -13,7 +13,7 @@ def test_settings_reach_the_network():
     assert isinstance(found, mvsplat.MVSplat)
     assert found.config.adapter.offset == "unconstrained" and found.config.adapter.sh_degree == 1
     assert found.config.remat and found.config.dtype == "bfloat16"
-    assert found.config.cost_unet.width == 4 and found.config.cost_unet.post_norm
+    assert found.config.cost_unet.width == 8 and found.config.cost_unet.post_norm
     config = tiny.config("network=depthsplat", model__changes={}, model__sh_degree=3).model
     config.remat = True
     found = model.build(config)

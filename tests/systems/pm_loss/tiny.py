@@ -12,7 +12,7 @@ from configs import pm_loss
 from gsjax.models.feedforward import gaussian_adapter
 from gsjax.systems import base
 
-UNET = dict(width=4, multipliers=(1, 1), attention=(2,), head=4)
+UNET = dict(width=8, multipliers=(1, 1), attention=(2,), head=8)
 
 
 @functools.cache
