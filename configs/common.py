@@ -98,7 +98,7 @@ def optim_block() -> ml_collections.ConfigDict:
             momentum=0.0,  # sgd only, which also reads a field ``nesterov`` if there is one
             clip=5.0,  # global gradient norm; 0 = off
             warmup=0.05,  # below 1: share of all steps; from 1 on: steps
-            schedule="cosine",  # 'cosine' | 'constant'
+            schedule="cosine",  # 'cosine' | 'constant' | 'steps' | 'pieces' | 'onecycle'
             final_scale=0.0,  # cosine ends at final_scale * lr
             layer_decay=1.0,  # learning rate of block j of d is scaled by layer_decay ** (d - j)
             layer_pattern="",  # regex whose one group is j; '' = the system's rules carry it
@@ -138,7 +138,7 @@ def base(system: str) -> ml_collections.ConfigDict:
             system=system,
             mode="train",  # 'train' | 'eval'
             seed=0,
-            init_from="",  # run folder, checkpoint, or .npz of gsjax convert: start from it (or evaluate)
+            init_from="",  # run folder, checkpoint, .npz or .safetensors: start from it (or evaluate)
             data=data_block(),
             model=dict(),
             loss=dict(),

@@ -97,6 +97,14 @@ class Lpips:
             )
         return result
 
+    def arrays(self) -> dict[str, tuple[jax.Array, ...]]:
+        """The weights alone, as they travel with a model's variables."""
+        return {name: getattr(self, name) for name in _ARRAYS}
+
+    def holding(self, arrays: Mapping[str, tuple[jax.Array, ...]]) -> "Lpips":
+        """The same network with the weights of :meth:`arrays`."""
+        return dataclasses.replace(self, **{name: tuple(arrays[name]) for name in _ARRAYS})
+
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Distances [B] of pictures [B, H, W, 3] in [0, 1].
 
@@ -133,6 +141,7 @@ class Lpips:
 
 
 _PARTS = ("weight", "bias")
+_ARRAYS = ("kernels", "biases", "heads")
 
 
 def _unit(x):

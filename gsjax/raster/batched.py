@@ -1,17 +1,15 @@
 """Many scenes on many devices: each device renders the scenes that it holds.
 
 Under jit a batch of scenes may lie sharded over a mesh; the rasterizer's sorts and loops are opaque to
-the partitioner, which would gather everything everywhere. Here they run under ``jax.shard_map``. One
-scene on many devices is `sharded`'s subject.
+the partitioner, which would gather everything everywhere (`core.by_device`). One scene on
+many devices is `sharded`'s subject.
 """
 
 import functools
-import math
 
 import jax
-from jax.sharding import PartitionSpec as P
 
-from gsjax.core import gaussians
+from gsjax.core import by_device, gaussians
 from gsjax.raster import api
 
 
@@ -44,19 +42,10 @@ def rasterize_batch(
     Raises:
       ValueError: the devices do not divide B, and what `rasterize` raises.
     """
-    mesh = jax.sharding.get_abstract_mesh()
     render = functools.partial(_render, width, height, scenes.sh_degree, options)
-    arrays = (scenes, viewmats, Ks, backgrounds)
-    count = math.prod(mesh.shape.get(axis, 1) for axis in axes)
-    if count == 1 or not all(axis in mesh.shape for axis in axes):
-        return render(*arrays)
-    if viewmats.shape[0] % count:
-        raise ValueError(
-            f"viewmats: {viewmats.shape[0]} scenes cannot be shared evenly by {count} devices of "
-            f"the mesh axes {axes}; choose a multiple"
-        )
-    spec = P(axes)
-    return jax.shard_map(render, in_specs=spec, out_specs=spec)(*arrays)
+    return by_device.by_device(
+        render, scenes, viewmats, Ks, backgrounds, axes=axes, name="viewmats", what="scenes"
+    )
 
 
 def _render(width, height, sh_degree, options, scenes, viewmats, Ks, backgrounds):

@@ -175,7 +175,7 @@ def _start(setup: _Setup, checkpoints):
         return state_lib.create(merged, setup.optimizer, ema=setup.config.optim.ema > 0)
 
     key = jax.random.key(setup.config.seed)
-    state = jax.jit(init, out_shardings=setup.shardings)(key, loaded)
+    state = state_lib.once(init, out_shardings=setup.shardings)(key, loaded)
     return _with_statistics(setup, state), None
 
 

@@ -16,7 +16,7 @@ import optax
 from gsjax.systems import base
 from gsjax.train import state as state_lib
 
-SCHEDULES = ("cosine", "constant", "steps", "pieces")
+SCHEDULES = ("cosine", "constant", "steps", "pieces", "onecycle")
 Schedule = Callable[[jax.Array], jax.Array]
 
 
@@ -147,6 +147,8 @@ def layer_scales(params, pattern: str, decay: float):
 def make_schedule(config, num_steps: int) -> Schedule:
     """Linear warm-up ((step + 1) / warmup), then cosine to ``final_scale``, constant, steps, or pieces.
 
+    'onecycle' is :func:`one_cycle`, whose rise is a cosine too, over the share ``config.warmup``.
+
     'steps' multiplies by ``config.step_factor`` every ``config.step_every`` steps, 'pieces' by
     ``config.piece_factor`` at each of the shares ``config.pieces`` of all steps. ``config.warmup`` below 1
     is a share of ``num_steps``, from 1 on a number of steps.
@@ -172,6 +174,8 @@ def make_schedule(config, num_steps: int) -> Schedule:
         )
     if config.warmup < 0:
         raise ValueError(f"optim.warmup: expected >= 0, found {config.warmup}")
+    if config.schedule == "onecycle":
+        return one_cycle(config.lr, num_steps + config.get("extra_steps", 0), config.warmup)
     warmup = round(config.warmup * num_steps if config.warmup < 1 else config.warmup)
 
     def schedule(step):
@@ -186,5 +190,38 @@ def make_schedule(config, num_steps: int) -> Schedule:
         if config.schedule == "pieces":
             after = config.piece_factor ** jnp.sum(step >= jnp.asarray(ends, jnp.float32))
         return config.lr * jnp.where(step < warmup, (step + 1) / max(warmup, 1), after)
+
+    return schedule
+
+
+def one_cycle(
+    peak: float, num_steps: int, rise: float, *, start: float = 25.0, end: float = 1e4
+) -> Schedule:
+    """From peak / start up to the peak and down to peak / start / end, both along half a cosine.
+
+    As torch's OneCycleLR (its ``pct_start``, ``div_factor`` and ``final_div_factor``), whose peak is at step
+    rise x num_steps - 1 and whose end is at num_steps - 1; those need not be whole numbers of steps.
+
+    Args:
+        peak: highest rate.
+        num_steps: of the cycle; public training scripts make it ten longer than the run.
+        rise: share of the steps in [0, 1); a rise that ends before step 0 is none.
+        start, end: divisors.
+
+    Raises:
+        ValueError: a rise out of range.
+    """
+    if not 0 <= rise < 1:
+        raise ValueError(f"optim.warmup: onecycle needs a share in [0, 1), found {rise}")
+    top, last = max(rise * num_steps - 1, 0.0), num_steps - 1
+
+    def between(first, second, share):
+        return second + 0.5 * (first - second) * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0.0, 1.0)))
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        up = between(peak / start, peak, step / top if top else 1.0)
+        down = between(peak, peak / start / end, (step - top) / max(last - top, 1.0))
+        return jnp.where(step < top, up, down)
 
     return schedule

@@ -34,6 +34,6 @@ def start(system: base.System, config, num_steps: int) -> Start:
     mesh = sharding.make_mesh(1)
     with jax.set_mesh(mesh):
         shardings = sharding.of_state(mesh, jax.eval_shape(create, key))
-        state = jax.jit(create, out_shardings=shardings)(key)
+        state = state_lib.once(create, out_shardings=shardings)(key)
         step = step_lib.compile_step(system, optimizer, mesh, shardings)
     return Start(state, step, mesh)

@@ -1,7 +1,7 @@
 """What training carries from step to step, and its plain-dict form for checkpoints."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -82,3 +82,14 @@ def refill(tree, leaves: Mapping[str, Any]):
     """``tree`` with every leaf replaced by the one of the same path."""
     _, treedef = jax.tree_util.tree_flatten(tree)
     return jax.tree_util.tree_unflatten(treedef, [leaves[path] for path in flat(tree)])
+
+
+def once(function: Callable, *, out_shardings=None) -> Callable:
+    """``jax.jit`` of a function that is called once, such as one that draws hundreds of parameters.
+
+    On CPU with little of LLVM's optimisation: for the generators of all those tensors it took minutes, and
+    running takes milliseconds either way. (None of it, level 0, gave NaNs in convolutions of JAX 0.10.2.)
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    options = {"xla_backend_optimization_level": 1} if on_cpu else None
+    return jax.jit(function, out_shardings=out_shardings, compiler_options=options)

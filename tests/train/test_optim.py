@@ -105,6 +105,28 @@ def test_pieces_end_at_shares_of_the_run():
         optim.make_schedule(config, 10)
 
 
+# torch 2.13: OneCycleLR(max_lr=2, total_steps, pct_start), its rate at some steps.
+ONE_CYCLE = {
+    (60, 0.1): {0: 0.08, 1: 0.263343685, 4: 1.81665631, 5: 2.0, 6: 1.99830817, 30: 1.11609645, 59: 8e-6},
+    (110, 0.01): {0: 0.08, 1: 1.99966297, 5: 1.99002573, 55: 0.987022629, 108: 4.24085071e-4, 109: 8e-6},
+    (10, 0.3): {0: 0.08, 1: 1.04, 2: 2.0, 4: 1.62349131, 8: 0.099038736, 9: 8e-6},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("total, rise", ONE_CYCLE)
+def test_one_cycle_is_torchs(total, rise):
+    config = block(lr=2.0, warmup=rise, schedule="onecycle")
+    config.extra_steps = 4
+    schedule = optim.make_schedule(config, total - 4)
+    for step, expected in ONE_CYCLE[total, rise].items():
+        np.testing.assert_allclose(schedule(step), expected, rtol=2e-4, err_msg=str(step))
+    config.warmup = 5
+    with pytest.raises(ValueError, match="onecycle needs a share"):
+        optim.make_schedule(config, total)
+    flat = optim.one_cycle(2.0, 20, 0.01)  # no whole step to rise in
+    np.testing.assert_allclose([flat(0), flat(19)], [2.0, 8e-6], rtol=1e-4)
+
+
 def test_decay_of_everything_reaches_biases():
     config = block(name="sgd", clip=0.0, wd=0.5, lr=0.1, warmup=0, schedule="constant")
     config.wd_all = True

@@ -4,8 +4,6 @@ Its network and a count of the steps travel with the model's variables, in the c
 ``lpips_steps``: arrays of that size must not become constants of the compiled step.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
@@ -13,7 +11,6 @@ from gsjax.io import weights
 from gsjax.metrics import lpips
 
 ARRAYS, STEPS = "lpips", "lpips_steps"  # flax collections
-_FIELDS = ("kernels", "biases", "heads")
 
 
 def load(config) -> lpips.Lpips | None:
@@ -41,8 +38,7 @@ def variables(network: lpips.Lpips | None) -> dict:
     """The collections at the start; {} without the term."""
     if network is None:
         return {}
-    arrays = {name: getattr(network, name) for name in _FIELDS}
-    return {ARRAYS: arrays, STEPS: dict(count=jnp.zeros((), jnp.int32))}
+    return {ARRAYS: network.arrays(), STEPS: dict(count=jnp.zeros((), jnp.int32))}
 
 
 def term(
@@ -57,7 +53,7 @@ def term(
         image, target: f32 [B, V, H, W, 3].
         valid: bool [B].
     """
-    network = dataclasses.replace(network, **{name: tuple(held[ARRAYS][name]) for name in _FIELDS})
+    network = network.holding(held[ARRAYS])
     count = held[STEPS]["count"]
     start = config.loss.lpips_start * config.train.num_steps * config.train.accum_steps
 
