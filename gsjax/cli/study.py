@@ -2,7 +2,7 @@
 
 A study file exports ``get_study() -> {name, runs, report, against, rows_of}``; a run is ``{arm, kind, config}`` with
 a kind of ``study_kinds``. ``report`` is a table of ``study_report``: 'figures' of each run (the default), 'arms'
-with intervals and differences to the arm ``against``, 'few_shot' likewise, 'views', 'transfer'. Each finished
+with intervals and differences to the arm ``against``, 'few_shot' likewise, 'views', 'transfer', 'posed'. Each finished
 run adds one JSON row to ``results/<name>.jsonl``; rows that are there, or in the files of the studies
 ``rows_of``, are not run again.
 
@@ -66,7 +66,7 @@ class Needed(NamedTuple):
     config: Any
     folder: pathlib.Path
     row: dict
-    backbone: pathlib.Path  # file beside the rows that outlives the folder, once something wrote it
+    weights: pathlib.Path  # file beside the rows that outlives the folder, once something wrote it
 
 
 class _Book:

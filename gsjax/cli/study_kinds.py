@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from gsjax.cli import cross_modal_kinds, study_scores, transfer_kinds
+from gsjax.cli import cross_modal_kinds, posed_kinds, study_scores, transfer_kinds
 
 NEAREST_POINTS = 512  # farthest-point subset that the Chamfer baselines compare
 
@@ -110,4 +110,5 @@ KINDS = dict(
     fit_objects=_fit_objects,
     **transfer_kinds.KINDS,
     **cross_modal_kinds.KINDS,
+    **posed_kinds.KINDS,
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gsjax.cli import study_cross_modal, study_transfer
+from gsjax.cli import study_cross_modal, study_posed, study_transfer
 from gsjax.metrics import bootstrap, trials
 
 # Title -> (field of the outcomes, k, mean over classes?).
@@ -148,5 +148,6 @@ TABLES = dict(
     arms=arms,
     few_shot=few_shot,
     cross_modal=study_cross_modal.tables,
+    posed=study_posed.tables,
     **study_transfer.TABLES,
 )

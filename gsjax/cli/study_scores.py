@@ -1,4 +1,6 @@
-"""What a study keeps of a trained model: the scores of its config's evaluators, and their details."""
+"""What a study keeps of a trained model: the scores of its evaluators, their details, and its pace."""
+
+import json
 
 
 def scores(config, system, variables) -> tuple[dict[str, float], dict]:
@@ -8,3 +10,14 @@ def scores(config, system, variables) -> tuple[dict[str, float], dict]:
     details = {}
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     return loop.evaluate(config, system, variables, mesh, details=details), details
+
+
+def pace(folder, num_steps: int) -> dict[str, float]:
+    """Seconds of all steps at the pace of the log's quickest tenth.
+
+    Other work on the machine slows the other parts, and compiling and pauses do not count.
+    """
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    paces = [row["step_seconds"] for row in map(json.loads, lines) if "step_seconds" in row]
+    seconds = sorted(paces)[len(paces) // 10]
+    return dict(step_seconds=seconds, train_seconds=seconds * num_steps)

@@ -4,7 +4,6 @@ Kinds of ``study_kinds``: (config, run folder, needs) -> (metrics, outcomes an o
 ``needs`` that was pre-trained gives the backbone's weights.
 """
 
-import json
 import logging
 import shutil
 
@@ -23,7 +22,7 @@ def pretrain(config, folder):
     from gsjax.train import loop
 
     metrics = loop.run(config, folder)
-    return metrics | _time(folder, config.train.num_steps), {}
+    return metrics | study_scores.pace(folder, config.train.num_steps), {}
 
 
 def choose_lr(config, folder, needs=()):
@@ -138,7 +137,7 @@ def _finetuned(config, folder, needs, split, study):
     config.eval.evaluators = evaluators
     metrics, details = study_scores.scores(config, system, variables)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    metrics |= _time(folder, config.train.num_steps)
+    metrics |= study_scores.pace(folder, config.train.num_steps)
     (found,) = details.values()
     return metrics, _outcomes(found, OUTCOME_OF_TASK[config.task])
 
@@ -152,25 +151,14 @@ def _weights(needs):
 
     for need in needs:
         if need.config.study.get("role", "") == "weights":
-            if not need.backbone.exists():
+            if not need.weights.exists():
                 last = need.folder / "checkpoints" / str(need.config.train.num_steps)
                 if not last.exists():
                     logging.warning("%s is gone: its run is made again, or finished", last)
                     loop.run(need.config, need.folder)
-                transfer.export(need.folder, need.backbone)
-            return need.backbone
+                transfer.export(need.folder, need.weights)
+            return need.weights
     return None
-
-
-def _time(folder, num_steps: int) -> dict[str, float]:
-    """Seconds of all steps at the pace of the log's quickest tenth.
-
-    Other work on the machine slows the other parts, and compiling and pauses do not count.
-    """
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    paces = [row["step_seconds"] for row in map(json.loads, lines) if "step_seconds" in row]
-    pace = sorted(paces)[len(paces) // 10]
-    return dict(step_seconds=pace, train_seconds=pace * num_steps)
 
 
 def _outcomes(details, name):

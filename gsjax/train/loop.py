@@ -284,7 +284,8 @@ def evaluate(
     """All evaluators of ``config.eval.evaluators``: {'<evaluator>/<metric>': value}.
 
     Args:
-        config: the whole tree; names are modules of ``gsjax.evals``, each exporting ``Evaluator``.
+        config: the whole tree; names are modules of ``gsjax.evals``, each exporting ``Evaluator``. What
+            follows a slash tells several of one module apart: 'posed_views/extrapolation'.
         system: what is evaluated.
         variables: on the mesh.
         mesh: from :func:`gsjax.train.sharding.make_mesh`.
@@ -336,7 +337,7 @@ def _load_all(source, abstract):
 
 
 def _evaluator(name: str):
-    module = f"gsjax.evals.{name}"
+    module = f"gsjax.evals.{name.partition('/')[0]}"
     try:
         return importlib.import_module(module).Evaluator
     except ModuleNotFoundError as error:
