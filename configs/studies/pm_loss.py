@@ -2,7 +2,7 @@
 
     gsjax study configs/studies/pm_loss.py --workdir=DIR                  # everything
     gsjax study configs/studies/pm_loss.py --workdir=DIR --only=rooms/base
-    gsjax study configs/studies/pm_loss.py --report
+    gsjax study configs/studies/pm_loss.py --workdir=DIR --report --plot=PICTURES
 
 A small MVSplat at 64 x 64 from two context views, 1,000 training rooms; held out are 64 rooms of unseen seeds
 with families of things that no training room has, between the context views and outside. Fine-tunings of one
@@ -75,4 +75,5 @@ def get_study():
             runs.append(_unseen())
         for arm, settings in arms.items():
             runs += [_finetuning(where, arm, settings, seed) for seed in SEEDS]
-    return dict(name=STUDY, runs=runs, report="posed", against="none")
+    drawn = [f"rooms/{arm}" for arm in ("none", "PM", "PM and offset")]
+    return dict(name=STUDY, runs=runs, report="posed", against="none", pictures=drawn)

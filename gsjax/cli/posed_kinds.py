@@ -4,7 +4,6 @@ Kinds of ``study_kinds``: (config, run folder, needs) -> (metrics, outcomes a sc
 """
 
 import logging
-import shutil
 
 import numpy as np
 
@@ -24,11 +23,9 @@ def train(config, folder):
 
 
 def finetune(config, folder, needs):
-    """A fine-tuning of the run among ``needs`` whose role is 'base'; its checkpoints are removed."""
+    """A fine-tuning of the run among ``needs`` whose role is 'base'."""
     config.init_from = str(_weights(needs))
-    found = _run(config, folder)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return found
+    return _run(config, folder)
 
 
 def measure(config, folder, needs):

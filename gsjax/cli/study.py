@@ -1,6 +1,6 @@
 """``gsjax study``: runs what a study still lacks, then prints its table.
 
-A study file exports ``get_study() -> {name, runs, report, against, rows_of}``; a run is ``{arm, kind, config}`` with
+A study file exports ``get_study() -> {name, runs, report, against, rows_of, pictures}``; a run is ``{arm, kind, config}`` with
 a kind of ``study_kinds``. ``report`` is a table of ``study_report``: 'figures' of each run (the default), 'arms'
 with intervals and differences to the arm ``against``, 'few_shot' likewise, 'views', 'transfer', 'posed'. Each finished
 run adds one JSON row to ``results/<name>.jsonl``; rows that are there, or in the files of the studies
@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", default="results", help="folder of the JSON rows")
     parser.add_argument("--only", default="", help="only runs whose 'arm/seed' contains this")
     parser.add_argument("--report", action="store_true", help="run nothing, print the table")
-    parser.add_argument("--plot", default="", metavar="FILE", help="also draw a 'transfer' study")
+    parser.add_argument(
+        "--plot", default="", metavar="PATH",
+        help="also draw: a 'transfer' study into a picture file, 'posed' views and clouds into a folder",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,16 +51,21 @@ def run(args: argparse.Namespace) -> int:
     kind = study.get("report", "figures")
     print(study_report.TABLES[kind](found, study.get("against", "")))
     if args.plot:
-        _plot(kind, found, args.plot)
+        _plot(study, kind, found, book, args.plot)
     return 0
 
 
-def _plot(kind: str, rows: list[dict], path: str) -> None:
-    from gsjax.cli import study_plot
+def _plot(study: dict, kind: str, rows: list[dict], book: "_Book", path: str) -> None:
+    from gsjax.cli import study_pictures, study_plot
 
-    if kind != "transfer":
-        raise ValueError(f"--plot: expected a study whose report is 'transfer', found {kind!r}")
-    study_plot.transfer(rows, path)
+    if kind == "transfer":
+        study_plot.transfer(rows, path)
+    elif kind == "posed":
+        first = {item["arm"]: item for item in reversed(study["runs"])}  # of the first seed
+        runs = [(arm, first[arm]["config"], book.folder(first[arm])) for arm in study["pictures"]]
+        study_pictures.posed(runs, path)
+    else:
+        raise ValueError(f"--plot: expected a study of 'transfer' or 'posed', found {kind!r}")
 
 
 class Needed(NamedTuple):
@@ -90,18 +98,19 @@ class _Book:
                 return row
         needs = [self._needed(other) for other in item.get("needs", ())]
         print(f"study {name}: {item['arm']}/{item['config'].seed}", flush=True)
-        row = _finish(name, item, self._folder(item), needs)
+        row = _finish(name, item, self.folder(item), needs)
         self._results.mkdir(parents=True, exist_ok=True)
         with (self._results / f"{name}.jsonl").open("a") as file:
             file.write(json.dumps(row, sort_keys=True) + "\n")
         return row
 
     def _needed(self, item: dict) -> Needed:
-        config, folder = item["config"].copy_and_resolve_references(), self._folder(item)
+        config, folder = item["config"].copy_and_resolve_references(), self.folder(item)
         file = self._results / "backbones" / folder.parent.name / f"{folder.name}.safetensors"
         return Needed(config, folder, self.row(item), file)
 
-    def _folder(self, item: dict) -> pathlib.Path:
+    def folder(self, item: dict) -> pathlib.Path:
+        """Of a run."""
         arm, seed, digest = _key_of(item)
         return self._workdir / item.get("study", self._name) / f"{_plain(arm)}-{seed}-{digest}"
 

@@ -57,7 +57,7 @@ def _config(arg, **overrides):
     config = tiny.config(arg, **overrides)
     config.train.num_steps = config.train.save_every = 2
     config.train.log_every = 1
-    config.eval.show = False
+    config.eval.show, config.mesh.data = False, 1
     config.eval.evaluators = {
         "posed_views/interpolation": dict(split="test/interpolation", bootstrap=0, planes=4),
         "posed_views/extrapolation": dict(
@@ -76,7 +76,8 @@ def get_study():
     for arm in ("none", "pm"):
         config = _config(f"quick,loss={arm},init=base")
         runs.append(dict(arm=f"rooms/{arm}", kind="posed_finetune", config=config, needs=[base]))
-    return dict(name="tiny", runs=runs, report="posed", against="none")
+    drawn = ["rooms/none", "rooms/pm"]
+    return dict(name="tiny", runs=runs, report="posed", against="none", pictures=drawn)
 """
 
 
@@ -95,4 +96,7 @@ def test_a_study_from_the_base_run_to_its_table(tmp_path, capsys):
     np.testing.assert_allclose(kept["rooms/again"], kept["rooms/base"], atol=1e-3)
     assert kept["rooms/none"] != kept["rooms/base"] and kept["rooms/pm"] != kept["rooms/none"]
     assert len(list((tmp_path / "results" / "backbones" / "tiny").iterdir())) == 1
-    assert not list((tmp_path / "runs" / "tiny").glob("rooms-none-*/checkpoints"))
+    pictures = tmp_path / "pictures"
+    assert main.run(["study", str(file), *options, "--report", f"--plot={pictures}"]) == 0
+    assert (pictures / "novel_views.png").stat().st_size > 1000
+    assert (pictures / "0_none_gaussians.ply").exists() and (pictures / "0_pm_points.ply").exists()

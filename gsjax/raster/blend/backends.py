@@ -13,6 +13,8 @@ from types import ModuleType
 import jax
 from absl import logging
 
+from gsjax.raster.blend import devices
+
 BACKENDS = ("reference", "xla_loop", "xla_group", "mosaic_gpu", "mosaic_tpu", "triton")
 
 # Tried in this order for backend=None; the first that exists and can serve the device does.
@@ -80,8 +82,10 @@ def default_tile_size(name: str) -> int:
 
 
 def _platform() -> str:
-    """Platform of jax.default_device where that is set, else JAX's default one."""
-    device = jax.config.jax_default_device
+    """Platform of what one compiles for ahead of time, or of jax.default_device, else JAX's default one."""
+    device = devices.abstract()
+    if device is None:
+        device = jax.config.jax_default_device
     if device is None:
         return jax.default_backend()
     name = device if isinstance(device, str) else device.platform
