@@ -79,7 +79,8 @@ def _setting(backbone: str, task: str, share: float) -> list[dict]:
         config = _config(backbone, task, share, seed, time_added=True)
         needs = [*_pretraining(backbone, "B", seed), rate, _pace(backbone, task)]
         runs.append(dict(arm=f"{name}/A'", kind="finetune", config=config, needs=needs))
-    runs.append(_nearest(name, task, share))
+    if backbone == "transformer":  # what needs no backbone stands beside all
+        runs.append(_nearest(name, task, share))
     return runs
 
 

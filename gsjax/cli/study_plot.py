@@ -53,7 +53,7 @@ def _panel(axis, groups, backbone, setting):
             axis.errorbar(place, state["mean"], [[low], [high]], fmt="o", color="C0", capsize=3)
         else:
             axis.plot(place, means[0], "o", color="C0")
-    near = groups.get((backbone, setting, "Chamfer 1-NN"))
+    near = groups.get((backbone, setting, study_transfer.NEAREST))
     if near:
         value = study_transfer.outcomes(near).mean()
         axis.axhline(value, color="C1", linewidth=1, linestyle="--", label="Chamfer 1-NN")

@@ -12,6 +12,7 @@ ARMS = {
     "D": "pre-trained on strangers' pictures",
     "E": "random weights, frozen",
 }
+NEAREST = "Chamfer 1-NN"  # an arm without learning
 AGAINST = "B"  # differences are of this arm minus each other one
 _BASELINES = ("blank", "mean", "silhouette", "discs")
 
@@ -75,16 +76,16 @@ def transfer(rows: list[dict], against: str = "") -> str:
     lines = []
     for backbone in dict.fromkeys(b for (b, _, _) in groups):
         lines.append(_line(backbone, settings))
-        for arm in [*ARMS, "Chamfer 1-NN"]:
+        for arm in [*ARMS, NEAREST]:
             cells = [_mean(groups.get((backbone, s, arm))) for s in settings]
             if any(cells):
                 lines.append(_line(f"{arm} {ARMS.get(arm, '')}"[:46], cells))
         for name in ("majority", "chance"):
-            cells = [_fact(groups.get((backbone, s, "Chamfer 1-NN")), name) for s in settings]
+            cells = [_fact(groups.get((backbone, s, NEAREST)), name) for s in settings]
             if any(cells):
                 lines.append(_line(name, cells))
         lines += ["", _line(f"{against} minus", settings)]
-        for arm in [*ARMS, "Chamfer 1-NN"]:
+        for arm in [*ARMS, NEAREST]:
             if arm == against:
                 continue
             cells = [_difference(groups, backbone, s, against, arm) for s in settings]
@@ -101,6 +102,10 @@ def grouped(rows: list[dict]) -> dict[tuple[str, str, str], list[dict]]:
         parts = row["arm"].split("/")
         if len(parts) == 3:
             found.setdefault(tuple(parts), []).append(row)
+    for backbone in dict.fromkeys(b for (b, _, _) in found):
+        for (_, setting, arm), same in list(found.items()):
+            if arm == NEAREST:  # it needs no backbone, so it was run once
+                found.setdefault((backbone, setting, arm), same)
     return found
 
 

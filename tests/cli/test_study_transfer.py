@@ -36,6 +36,12 @@ def test_arms_are_means_over_seeds_and_differences_are_paired():
     assert found["chance"] == "2.5"
 
 
+def test_what_needs_no_backbone_stands_beside_every_one():
+    other = [dict(row, arm=row["arm"].replace("net/", "other/")) for row in _rows()]
+    text = study_transfer.transfer(_rows() + [r for r in other if "Chamfer" not in r["arm"]])
+    assert text.count("\nChamfer 1-NN") == 4 and text.count("\nmajority") == 2
+
+
 def test_rows_about_other_objects_are_refused():
     rows = _rows()
     rows[0]["outcomes"]["index"] = [0, 1, 2, 3]
