@@ -9,7 +9,7 @@ of plane sweeps (``gsjax.models.feedforward``).
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import cameras
+from gsjax.core import cameras, rays
 
 
 def facing(viewmats: jax.Array, depths: jax.Array) -> jax.Array:
@@ -53,11 +53,12 @@ def places(
     c2ws = cameras.invert_rigid(viewmats)
     planes = jnp.einsum("...i,...ij->...j", planes, c2ws, precision="highest")
     moves = jnp.einsum("...ij,...jk->...ik", source_viewmats, c2ws, precision="highest")
-    rays = _directions(Ks, height, width)
+    pixels = rays.pixel_indices(height, width, Ks.dtype) + 0.5
+    directions = rays.camera_directions(Ks[..., None, None, :, :], pixels)
     normals, offsets = planes[..., None, None, :3], -planes[..., None, None, 3]
-    slope = jnp.sum(normals * rays, -1)
+    slope = jnp.sum(normals * directions, -1)
     # K' (offset R + t normal^T) ray: the point on the ray, times slope, in the source's picture.
-    points = offsets[..., None] * _apply(moves[..., :3, :3], rays)
+    points = offsets[..., None] * _apply(moves[..., :3, :3], directions)
     points = points + slope[..., None] * moves[..., None, None, :3, 3]
     ahead = (offsets * slope > 0) & (points[..., 2] * slope > 0)
     points = jnp.where(ahead[..., None], points, jnp.ones(3, points.dtype))
@@ -117,17 +118,6 @@ def warp(
     found, inside = sample(images, xy)
     mean = jnp.mean(images, (-3, -2), keepdims=True)
     return jnp.where(ahead[..., None], found, mean), inside & ahead
-
-
-def _directions(Ks, height: int, width: int) -> jax.Array:
-    """[..., H, W, 3] of pixel centres in the camera's axes, with z = 1."""
-    x = jnp.arange(width, dtype=Ks.dtype) + 0.5
-    y = (jnp.arange(height, dtype=Ks.dtype) + 0.5)[:, None]
-    K = Ks[..., None, None, :, :]
-    v = (y - K[..., 1, 2]) / K[..., 1, 1]
-    u = (x - K[..., 0, 2] - K[..., 0, 1] * v) / K[..., 0, 0]
-    u, v = jnp.broadcast_arrays(u, v)
-    return jnp.stack([u, v, jnp.ones_like(u)], -1)
 
 
 def _apply(matrices, vectors) -> jax.Array:

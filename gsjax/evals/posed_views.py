@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsjax.core import image as image_lib
+from gsjax.core import rays
 from gsjax.data import loader
 from gsjax.evals import features, view_baselines
 from gsjax.io import weights
 from gsjax.metrics import bootstrap, boundaries, clouds, rendering
 from gsjax.metrics import depth as depth_errors
 from gsjax.metrics import lpips as lpips_lib
-from gsjax.models.feedforward import rays
 
 DEFAULTS = dict(
     split="test",

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from gsjax.cli import main, reconstruct, reconstruct_models, reconstruct_scene
-from gsjax.core import gaussians, rotations, sh
+from gsjax.core import gaussians, rays, rotations, sh
 from gsjax.data import view_choice
 from gsjax.data.rooms import source
 from gsjax.io import archive, colmap, formats, ply, posed
 from gsjax.models import name_tables
-from gsjax.models.feedforward import mvsplat, mvsplat_tables, rays, shared_tables
+from gsjax.models.feedforward import mvsplat, mvsplat_tables, shared_tables
 from gsjax.systems import base
 from gsjax.train import trained
 from tests.io import posed_scenes

@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsjax.core import gaussians, rotations, sh
-from gsjax.models.feedforward import rays
+from gsjax.core import gaussians, rays, rotations, sh
 
 VARIANTS = ("mvsplat", "depthsplat", "depthsplat_oct2024")
 OFFSETS = ("sigmoid", "tanh", "unconstrained")

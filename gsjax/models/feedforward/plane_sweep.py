@@ -9,8 +9,8 @@ chunk are computed again on the way back.
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import cameras
-from gsjax.models.feedforward import rays, views
+from gsjax.core import cameras, rays
+from gsjax.models.feedforward import views
 
 # Points nearer than this, or behind the camera, land far outside of the picture and see zeros.
 MIN_DEPTH = 1e-3

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import gaussians
-from gsjax.models.feedforward import rays
+from gsjax.core import gaussians, rays
 from gsjax.raster import batched
 
 CULL = 0.2  # of near

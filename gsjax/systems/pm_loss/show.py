@@ -12,12 +12,11 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from gsjax.core import cameras, gaussians, sh
+from gsjax.core import cameras, gaussians, rays, sh
 from gsjax.core import image as image_lib
 from gsjax.data import picture_sheet
 from gsjax.io import formats, point_cloud
 from gsjax.metrics import boundaries
-from gsjax.models.feedforward import rays
 
 VIEWS, CLOUDS = "novel_views.png", "clouds.png"
 ENLARGED = 4  # how much smaller than the picture the enlarged part is, a side

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax.models.feedforward import plane_sweep, rays, views
+from gsjax.core import rays
+from gsjax.models.feedforward import plane_sweep, views
 from tests.models.feedforward import case
 
 H, W, C, D = 4, 6, 3, 5

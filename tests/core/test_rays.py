@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsjax.models.feedforward import rays
+from gsjax.core import rays
 from tests.models.feedforward import case
 
 
