@@ -13,14 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import resize
+from gsjax.core import rays, resize
 from gsjax.models import dinov2, dpt
 from gsjax.models.feedforward import (
     backbone,
     gaussian_adapter,
     gaussian_head,
     plane_sweep,
-    rays,
     regression,
     unet,
     views,

@@ -12,13 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import resize
+from gsjax.core import rays, resize
 from gsjax.models import dinov2
 from gsjax.models.feedforward import (
     backbone,
     gaussian_adapter,
     plane_sweep,
-    rays,
     regression,
     unet,
     views,
