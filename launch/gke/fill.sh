@@ -14,6 +14,7 @@ if (($# != 1)) || [[ ! -f $1 ]]; then
 fi
 text=$(<"$1")
 wrong=0
+# shellcheck disable=SC2016
 for name in $(grep -v '^ *#' <<<"$text" | grep -o '\${[A-Z_]*}' | tr -d '${}' | sort -u); do
   value=${!name:-}
   if [[ -z $value ]]; then
