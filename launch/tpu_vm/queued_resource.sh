@@ -76,7 +76,7 @@ install() {
     everywhere "mkdir -p gsjax && tar -xzf gsjax.tar.gz -C gsjax && cd gsjax &&
       python3 -m pip install --quiet --user uv &&
       python3 -m uv venv --quiet --allow-existing --python 3.12 .venv &&
-      python3 -m uv pip install --quiet --python .venv -e '.[tpu]'"
+      python3 -m uv pip install --quiet --python .venv -e '.[tpu,gcs]'"
   code=$?
   rm -f "$archive"
   return "$code"

@@ -194,7 +194,9 @@ def definitions(folder: str) -> dict[tuple[str, str], dict]:
 
     found = {}
     for path in sorted(pathlib.Path(folder).glob("*.y*ml")):
-        for document in yaml.load_all(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        for document in yaml.load_all(
+            path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        ):
             if not document or document.get("kind") != "CustomResourceDefinition":
                 continue
             spec = document["spec"]

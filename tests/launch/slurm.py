@@ -14,7 +14,17 @@ import socket
 import subprocess
 import time
 
-NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
+NEEDED = (
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "scontrol",
+    "squeue",
+    "scancel",
+    "sinfo",
+)
 SBIN = "/usr/sbin"
 
 # cred_expire is also how long a requeued job is held back: 120 s where it is not set. Jobs of `high`

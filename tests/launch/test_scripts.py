@@ -95,7 +95,9 @@ def test_xpk_on_gpus_takes_the_addresses_that_xpk_sets(tmp_path):
     done, flags = _xpk(tmp_path, *ARGUMENTS, TYPE="h100-80gb-8", NODES="2")
     assert done.returncode == 0, done.stderr
     assert (flags["device-type"], flags["num-nodes"]) == ("h100-80gb-8", "2")
-    assert "--coordinator_address=$JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT" in flags["command"]
+    assert (
+        "--coordinator_address=$JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT" in flags["command"]
+    )
     assert "--num_processes=2 --process_id=$NODE_RANK" in flags["command"]
 
 
@@ -123,8 +125,9 @@ def test_xpks_dry_run_makes_a_jobset_of_it(tmp_path, kind):
     job = replicated["template"]["spec"]
     containers = job["template"]["spec"]["containers"]
     (train,) = [c for c in containers if "main.py" in str(c["command"])]
-    assert "exec python3 main.py '--config=configs/clip_gs.py:paper' '--workdir=/shared/my runs'" in (
-        " ".join(train["command"][-1].split())
+    assert (
+        "exec python3 main.py '--config=configs/clip_gs.py:paper' '--workdir=/shared/my runs'"
+        in (" ".join(train["command"][-1].split()))
     )
     (rule,) = job["podFailurePolicy"]["rules"]
     assert (rule["action"], rule["onExitCodes"]["operator"]) == ("FailJob", "NotIn")
@@ -247,7 +250,11 @@ def test_sky_tasks_pass_skypilots_own_checks_and_planted_errors_do_not(tmp_path)
     python = os.environ.get("GSJAX_SKY")
     if not python:
         pytest.skip("GSJAX_SKY names no Python with SkyPilot")
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+    }
     done = subprocess.run(
         [python, "-c", CHECK_SKY, *SKY], env=env, cwd=LAUNCH.parent,
         capture_output=True, text=True, timeout=300,

@@ -67,7 +67,9 @@ def test_two_tasks_are_preempted_and_told_to_stop_and_finish_as_if_undisturbed(t
     cluster.run("scancel", "--signal=TERM", job)
     cluster.wait(lambda: _text(log).count("back into the queue") == 2, "second requeue")
     assert first[-1] < _checkpoints(run)[-1] < 40
-    cluster.wait(lambda: cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED"), "end of the job")
+    cluster.wait(
+        lambda: cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED"), "end of the job"
+    )
     print(_text(log))
     print(cluster.run("scontrol", "show", "job", job))
     assert cluster.state(job) == "COMPLETED"
