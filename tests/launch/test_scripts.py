@@ -59,7 +59,7 @@ def _stand_in(folder, name, body):
 def _run(script, folder, *arguments, **settings):
     env = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), **settings}
     return subprocess.run(
-        [LAUNCH / script, *arguments], env=env, capture_output=True, text=True, timeout=60
+        [LAUNCH / script, *arguments], env=env, capture_output=True, text=True, timeout=300
     )
 
 
@@ -226,22 +226,23 @@ def test_sky_runs_come_back_after_42_and_share_their_folder(name, tmp_path):
 
 
 CHECK_SKY = """
-import json, sys
+import copy, json, sys
 import sky
 import yaml
 found = {}
 for path in sys.argv[1:]:
     config = yaml.safe_load(open(path))
     extra = [(k, 'x-y') for k, v in config.get('envs', {}).items() if v is None]
-    found[path] = sky.Task.from_yaml_config(config, env_overrides=extra).name
-    for place, key in ((config, 'filemounts'), (config['resources'], 'acelerators')):
+    task = lambda c: sky.Task.from_yaml_config(copy.deepcopy(c), env_overrides=extra)
+    found[path] = task(config).name
+    broken = [config | {'file_mount': {}}, config | {'resources': {'acelerators': 'H100:8'}}]
+    for planted in broken:
         try:
-            place[key] = {}
-            sky.Task.from_yaml_config(config, env_overrides=extra)
-        except ValueError:
-            del place[key]
+            task(planted)
+        except ValueError as error:
+            print(path, str(error).splitlines()[-1])
         else:
-            sys.exit(f'{path}: {key} went unnoticed')
+            sys.exit(f'{path}: a planted error went unnoticed')
 print(json.dumps(found))
 """
 
