@@ -148,9 +148,10 @@ def test_an_array_requeues_only_the_task_that_has_more_to_do(tmp_path, cluster):
     cluster.wait(lambda: cluster.state(job).split() == ["COMPLETED"] * 2, "end of the array")
     lines = {i: _text(tmp_path / "out" / str(i)).splitlines() for i in (0, 1)}
     assert [len(lines[i]) for i in (0, 1)] == [1, 2]
-    words = dict(w[2:].split("=") for w in lines[1][0].split() if w.startswith("--"))
-    assert (words["shard"], words["num_shards"]) == ("1", "2")
-    np.testing.assert_allclose(float(words["time_limit"]), 3600 - 900, atol=60)
+    for shard, line in [(0, lines[0][0]), (1, lines[1][0]), (1, lines[1][1])]:
+        words = dict(w[2:].split("=") for w in line.split() if w.startswith("--"))
+        assert (words["shard"], words["num_shards"]) == (str(shard), "2")
+        np.testing.assert_allclose(float(words["time_limit"]), 3600 - 900, atol=60)
     assert "back into the queue" in _text(tmp_path / "log-1")
 
 
