@@ -18,7 +18,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file[:argument].", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder: a path, gs:// or s3://.")
-_ADDRESS = flags.DEFINE_string("coordinator_address", "", "host:port of process 0.")
+_ADDRESS = flags.DEFINE_string("coordinator_address", "", "host:port of process 0, or auto.")
 _COUNT = flags.DEFINE_integer("num_processes", 0, "Processes of this run.")
 _ID = flags.DEFINE_integer("process_id", -1, "Which of them this is.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Whole traceback for mistaken settings, too.")

@@ -12,17 +12,28 @@ from etils import epath
 def initialize(address: str = "", num_processes: int = 0, process_id: int = -1) -> None:
     """Joins the other processes of the run; must come before anything touches a device.
 
-    Without arguments, SLURM steps of several tasks and TPU pods are found by JAX itself; anything
-    else is a run of one process.
+    Without arguments, SLURM steps of several tasks and pods of several TPU hosts whose environment
+    says so are found by JAX itself; anything else is a run of one process. TPU machines outside
+    Kubernetes say it in their metadata only, which is not asked for unbidden: there, as in Open MPI
+    and in Kubernetes jobs, ``address='auto'`` lets JAX look for itself.
 
     Args:
-        address: host:port of process 0.
+        address: host:port of process 0, or 'auto'.
         num_processes: how many there are.
         process_id: which one this is, 0-based.
 
     Raises:
-        ValueError: only some of the three are given, or they contradict each other.
+        ValueError: only some of the three are given, or they contradict each other; 'auto', and JAX
+            finds no cluster that it knows.
     """
+    if address == "auto":
+        if num_processes > 0 or process_id >= 0:
+            raise ValueError(
+                "--coordinator_address=auto finds out --num_processes and --process_id itself; "
+                f"found {num_processes} and {process_id}: leave them out"
+            )
+        _join_cluster()
+        return
     given = (bool(address), num_processes > 0, process_id >= 0)
     if any(given) and not all(given):
         raise ValueError(
@@ -35,15 +46,53 @@ def initialize(address: str = "", num_processes: int = 0, process_id: int = -1) 
                 f"--process_id: {process_id} is not below --num_processes={num_processes}"
             )
         jax.distributed.initialize(address, num_processes, process_id, initialization_timeout=300)
+        _see_own_devices()
     elif _is_cluster():
+        _join_cluster()
+
+
+def _join_cluster() -> None:
+    """Joins the processes that JAX finds by itself."""
+    try:
         jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            "--coordinator_address=auto: JAX finds no cluster that it knows; give host:port, "
+            f"--num_processes and --process_id ({error})"
+        ) from error
+    _see_own_devices()
+
+
+def _see_own_devices() -> None:
+    """Takes back what JAX does in SLURM: to give a task only the GPU that has its number on the node.
+
+    That is right for one task a GPU where every task sees all of them. A task that is alone on its
+    node drives all GPUs there; one that SLURM has bound to its own GPUs sees no others anyway.
+    """
+    if "SLURM_LOCALID" not in os.environ or os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        return
+    tasks = _tasks_on_this_node()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    bound = seen and len(seen.split(",")) < int(os.environ.get("SLURM_GPUS_ON_NODE") or tasks)
+    if tasks == 1 or bound:
+        jax.config.update("jax_cuda_visible_devices", "all")
+        jax.config.update("jax_rocm_visible_devices", "all")
+
+
+def _tasks_on_this_node() -> int:
+    """Of a SLURM step, from a list such as '2(x3),1': nodes in the order of their numbers."""
+    counts = []
+    for part in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        counts += [int(count)] * int(times or 1)
+    return counts[min(int(os.environ.get("SLURM_NODEID", 0)), len(counts) - 1)]
 
 
 def _is_cluster() -> bool:
-    """True in a SLURM step of several tasks, or on one host of a TPU pod."""
+    """True in a SLURM step of several tasks, or on one of several TPU hosts or slices."""
     slurm = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return slurm or len(hosts) > 1
+    return slurm or len(hosts) > 1 or int(os.environ.get("MEGASCALE_NUM_SLICES") or 1) > 1
 
 
 def use_compilation_cache(setting: str, workdir) -> None:

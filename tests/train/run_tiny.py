@@ -8,6 +8,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 from absl import logging
 
 from gsjax.train import distributed, loop, preemption
@@ -26,7 +27,7 @@ class SlowEvaluator:
         for _ in range(self._options["batches"]):
             rows = [self._system.eval_data("test")[i] for i in range(4)]
             batch = {k: [r[k] for r in rows] for k in rows[0]}
-            local = put_batch({k: jax.numpy.stack(v) for k, v in batch.items()})
+            local = put_batch({k: np.stack(v) for k, v in batch.items()})
             total += float(predict(variables, local)["logits"].sum())
             time.sleep(self._options["seconds"])
         return {"sum": total}
