@@ -55,7 +55,7 @@ def get_config(arg=None):
     _optim(config, arg)
     config.eval.evaluators = dict(posed_views=dict(bootstrap=2000))
     config.train.batch_size = 4
-    config.train.num_steps = 8000
+    config.train.num_steps = 4500  # about 80 minutes of one core
     config.train.save_every = 500
     if arg.paper:
         _paper(config, arg)
@@ -121,7 +121,7 @@ def _data(config, arg):
                 target_views=2,  # T
                 gap_start=(3, 5),  # frames between the outermost context views, at first
                 gap=(4, 8),  # and after gap_steps
-                gap_steps=2000,
+                gap_steps=1500,
                 margin=0,  # 'bounded': frames that targets keep from context views
                 reach=0,  # 'many': frames by which targets may lie outside
                 limit=0,  # evaluation examples at most; 0 = all
