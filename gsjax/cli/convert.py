@@ -67,21 +67,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cross_modal(args) -> int:
-    from gsjax.io import archive
     from gsjax.systems.cross_modal import reference
 
     found = reference.read(args.file)
     arrays = {p: _cast(x, args.dtype) for p, x in found.arrays.items()}
     print(f"{args.file}: {found.backbone}, {found.features}, fusion {found.fusion_dim}")
     _describe("loaded", {path: (x.dtype, x.shape) for path, x in arrays.items()})
-    licence = args.licence or "unknown"
-    print(f"  licence: {licence}")
-    if not args.out:
-        return 0
-    notes = dict(licence=licence, source=args.file, made_by="gsjax convert cross_modal")
     config = dict(backbone=found.backbone, features=found.features, fusion_dim=found.fusion_dim)
-    digest = archive.save(args.out, "cross_modal", config, arrays, notes)
-    print(f"  written: {args.out}, digest {digest[:16]}")
+    if not _archived(args, "cross_modal", config, arrays):
+        return 0
     print(
         "  use it: --config=configs/cross_modal.py:paper,parity,"
         f"backbone={found.backbone},features={found.features} --config.init_from={args.out}"
@@ -90,7 +84,7 @@ def _cross_modal(args) -> int:
 
 
 def _network(args) -> int:
-    from gsjax.io import archive, weights
+    from gsjax.io import weights
     from gsjax.models import name_tables
     from gsjax.models.feedforward import depthsplat, depthsplat_tables, mvsplat, mvsplat_tables
 
@@ -108,19 +102,27 @@ def _network(args) -> int:
     arrays = {p: _cast(x, args.dtype) for p, x in arrays.items()}
     print(f"{args.file}: {args.kind}, {preset}")
     _describe("loaded", {path: (x.dtype, x.shape) for path, x in arrays.items()})
-    licence = args.licence or "unknown"
-    print(f"  licence: {licence}")
-    if not args.out:
+    if not _archived(args, args.kind, dict(preset=preset), arrays):
         return 0
-    notes = dict(licence=licence, source=args.file, made_by=f"gsjax convert {args.kind}")
-    digest = archive.save(args.out, args.kind, dict(preset=preset), arrays, notes)
-    print(f"  written: {args.out}, digest {digest[:16]}")
     print(f"  use it: gsjax reconstruct IMAGES --weights {shlex.quote(args.out)} --out scene.ply")
     return 0
 
 
-def _uni3d(args) -> int:
+def _archived(args, kind: str, config: dict, arrays) -> bool:
+    """Names the licence and writes the archive; False without --out."""
     from gsjax.io import archive
+
+    licence = args.licence or "unknown"
+    print(f"  licence: {licence}")
+    if not args.out:
+        return False
+    notes = dict(licence=licence, source=args.file, made_by=f"gsjax convert {args.kind}")
+    digest = archive.save(args.out, kind, config, arrays, notes)
+    print(f"  written: {args.out}, digest {digest[:16]}")
+    return True
+
+
+def _uni3d(args) -> int:
     from gsjax.systems.clip_gs import uni3d
 
     found = uni3d.read(args.file, args.heads)
@@ -136,14 +138,8 @@ def _uni3d(args) -> int:
     _names("unused keys of the file", found.ignored)
     _names("left out", left_out)
     _names("new in CLIP-GS, as initialised", found.new)
-    licence = args.licence or "unknown"
-    print(f"  licence: {licence}")
-    if not args.out:
+    if not _archived(args, "clip_gs", dict(size=found.size, **found.fields), arrays):
         return 0
-    notes = dict(licence=licence, source=args.file, made_by="gsjax convert uni3d")
-    config = dict(size=found.size, **found.fields)
-    digest = archive.save(args.out, "clip_gs", config, arrays, notes)
-    print(f"  written: {args.out}, digest {digest[:16]}")
     if found.size:
         print(
             f"  train from it: --config=configs/clip_gs.py:size={found.size} "

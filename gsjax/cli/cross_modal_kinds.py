@@ -10,14 +10,7 @@ NEAREST_POINTS = 512  # of each object, the first of its farthest-point sample
 
 def self_supervised(config, folder):
     """A whole training run, then its evaluators; the run goes on where an earlier one stopped."""
-    from gsjax.systems import base
-    from gsjax.train import loop
-
-    system = base.build(config)
-    plain = config.copy_and_resolve_references()
-    plain.eval.evaluators = {}  # measured once, below, with outcomes an object
-    loop.run(plain, folder, system=system)
-    return _measured(config, system, loop.load_for_inference(plain, folder, system))
+    return _kept(*study_scores.trained(config, folder))
 
 
 def random_weights(config, folder):
@@ -28,11 +21,12 @@ def random_weights(config, folder):
     from gsjax.systems import base
 
     system = base.build(config)
-    return _measured(config, system, jax.jit(system.init)(jax.random.key(config.seed)))
+    variables = jax.jit(system.init)(jax.random.key(config.seed))
+    return _kept(*study_scores.scores(config, system, variables))
 
 
-def _measured(config, system, variables):
-    metrics, details = study_scores.scores(config, system, variables)
+def _kept(metrics, details):
+    """(metrics, outcomes an object)."""
     outcomes = {}
     for found in details.values():
         for name, values in found.items():

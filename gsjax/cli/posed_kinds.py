@@ -3,11 +3,9 @@
 Kinds of ``study_kinds``: (config, run folder, needs) -> (metrics, outcomes a scene).
 """
 
-import logging
-
 import numpy as np
 
-from gsjax.cli import study_scores
+from gsjax.cli import study_scores, study_weights
 
 ROLE = "base"  # config.study.role of the run that others start from
 # Scores that the table pairs scene by scene.
@@ -36,24 +34,16 @@ def measure(config, folder, needs):
 
     system = base.build(config)
     variables = loop.load_for_inference(config, _weights(needs), system)
-    return _measured(config, system, variables)
+    return _kept(*study_scores.scores(config, system, variables))
 
 
 def _run(config, folder):
-    from gsjax.systems import base
-    from gsjax.train import loop
-
-    system = base.build(config)
-    plain = config.copy_and_resolve_references()
-    plain.eval.evaluators = {}  # measured once, below, with outcomes a scene
-    loop.run(plain, folder, system=system)
-    metrics, outcomes = _measured(config, system, loop.load_for_inference(plain, folder, system))
+    metrics, outcomes = _kept(*study_scores.trained(config, folder))
     return metrics | study_scores.pace(folder, config.train.num_steps), outcomes
 
 
-def _measured(config, system, variables):
+def _kept(metrics, details):
     """(metrics, {evaluator: {score: [scenes]}})."""
-    metrics, details = study_scores.scores(config, system, variables)
     outcomes = {}
     for name, found in details.items():
         outcomes[name] = dict(index=[int(i) for i in found["index"]])
@@ -69,25 +59,22 @@ def _number(value) -> float | None:
 
 
 def _weights(needs):
-    """All variables of the base run in one file; where file and folder are gone, the run is made again.
+    """File of all variables of the base run among ``needs``.
 
     Raises:
-        ValueError: no base run among ``needs``.
+        ValueError: there is none.
     """
-    from gsjax.io import safetensors_file
-    from gsjax.train import loop, trained
+    found = study_weights.of_role(needs, ROLE, _export)
+    if found is None:
+        raise ValueError(f"needs: none has the role {ROLE!r}; expected the run to start from")
+    return found
 
-    for need in needs:
-        if need.config.study.get("role", "") != ROLE:
-            continue
-        if not need.weights.exists():
-            if not (need.folder / "checkpoints" / str(need.config.train.num_steps)).exists():
-                logging.warning("%s is gone: its run is made again, or finished", need.folder)
-                loop.run(need.config, need.folder)
-            need.weights.parent.mkdir(parents=True, exist_ok=True)
-            safetensors_file.save_arrays(need.weights, trained.load(need.folder).arrays)
-        return need.weights
-    raise ValueError(f"needs: none has the role {ROLE!r}; expected the run to start from")
+
+def _export(folder, file):
+    from gsjax.io import safetensors_file
+    from gsjax.train import trained
+
+    safetensors_file.save_arrays(file, trained.load(folder).arrays)
 
 
 KINDS = dict(posed=train, posed_finetune=finetune, posed_measure=measure)

@@ -7,7 +7,7 @@ run adds one JSON row to ``results/<name>.jsonl``; rows that are there, or in th
 ``rows_of``, are not run again.
 
 A run may have ``needs``, other runs whose rows and folders it reads (weights, a chosen learning rate): they
-are run first. Those of another study say so (``study=NAME``): their rows go to that study's file. Backbones
+are run first. Those of another study say so (``study=NAME``): their rows go to that study's file. Weights
 that other runs started from lie in ``results/backbones``.
 """
 

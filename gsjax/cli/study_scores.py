@@ -12,6 +12,18 @@ def scores(config, system, variables) -> tuple[dict[str, float], dict]:
     return loop.evaluate(config, system, variables, mesh, details=details), details
 
 
+def trained(config, folder) -> tuple[dict[str, float], dict]:
+    """:func:`scores` of a whole training run, which goes on where an earlier one stopped."""
+    from gsjax.systems import base
+    from gsjax.train import loop
+
+    system = base.build(config)
+    plain = config.copy_and_resolve_references()
+    plain.eval.evaluators = {}  # measured once, below, with outcomes an object
+    loop.run(plain, folder, system=system)
+    return scores(config, system, loop.load_for_inference(plain, folder, system))
+
+
 def pace(folder, num_steps: int) -> dict[str, float]:
     """Seconds of all steps at the pace of the log's quickest tenth.
 

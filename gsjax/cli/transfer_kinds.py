@@ -4,10 +4,9 @@ Kinds of ``study_kinds``: (config, run folder, needs) -> (metrics, outcomes an o
 ``needs`` that was pre-trained gives the backbone's weights.
 """
 
-import logging
 import shutil
 
-from gsjax.cli import study_scores
+from gsjax.cli import study_scores, study_weights
 
 OUTCOME_OF_TASK = dict(classify="hit", parts="iou", scenes="iou")  # of each object or scene
 METRIC_OF_TASK = dict(
@@ -143,22 +142,10 @@ def _finetuned(config, folder, needs, split, study):
 
 
 def _weights(needs):
-    """File of the backbone of the pre-trained run among ``needs``, or None.
+    """File of the backbone of the pre-trained run among ``needs``, or None."""
+    from gsjax.train import transfer
 
-    It is written from the run's folder once; where that is gone too, the run is made again or finished.
-    """
-    from gsjax.train import loop, transfer
-
-    for need in needs:
-        if need.config.study.get("role", "") == "weights":
-            if not need.weights.exists():
-                last = need.folder / "checkpoints" / str(need.config.train.num_steps)
-                if not last.exists():
-                    logging.warning("%s is gone: its run is made again, or finished", last)
-                    loop.run(need.config, need.folder)
-                transfer.export(need.folder, need.weights)
-            return need.weights
-    return None
+    return study_weights.of_role(needs, "weights", transfer.export)
 
 
 def _outcomes(details, name):
