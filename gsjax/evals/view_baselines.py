@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gsjax.core import cameras, homography
+from gsjax.core import cameras, homography, rays
 
 
 class Views(NamedTuple):
@@ -27,8 +27,9 @@ class Views(NamedTuple):
 def of_batch(batch, side: str) -> Views:
     """The 'context' or 'target' cameras of a batch of posed examples, whose intrinsics are normalised."""
     height, width = batch[f"{side}_images"].shape[-3:-1]
-    scale = jnp.asarray([width, height, 1.0], jnp.float32)[:, None]
-    return Views(batch[f"{side}_viewmats"], scale * batch[f"{side}_Ks"])
+    return Views(
+        batch[f"{side}_viewmats"], rays.pixel_intrinsics(batch[f"{side}_Ks"], height, width)
+    )
 
 
 def nearest(context: Views, target: Views) -> jax.Array:

@@ -26,6 +26,7 @@ import jax  # isort: skip
 import numpy as np
 
 from configs import pm_loss
+from gsjax.models.feedforward import depthsplat
 from gsjax.systems import base
 from gsjax.train import optim, sharding
 from gsjax.train import state as state_lib
@@ -88,13 +89,13 @@ def _placed(x, where):
 
 
 def estimate(config, size: str) -> dict[str, float]:
-    """GB of the parts that grow with the pictures, by the formulas of `BUILD_NOTES.md`."""
-    d = config.data
+    """GB in float32 of single arrays that grow with the pictures, to set beside the compiler's figures."""
+    d, width = config.data, depthsplat.PRESETS[size].feature_head.features
     views, pixels = d.context_views[0], d.height * d.width
     numbers = 3 + 4 + 3 + 1 + 3 * (config.model.sh_degree + 1) ** 2  # of a Gaussian
     return dict(
         gaussians=views * pixels * numbers * 4 / 1e9,
-        one_map_of_the_depth_head=views * pixels * {"small": 64}.get(size.split("_")[0], 96) * 4 / 1e9,
+        one_map_of_the_feature_head=views * pixels * width * 4 / 1e9,
         pointmaps=views * pixels * 4 * 4 / 1e9,
     )  # fmt: skip
 
