@@ -32,6 +32,10 @@ done
 if (($# == 0)); then usage; fi
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
+if [[ $1 != delete ]] && ! git -C "$here" rev-parse --quiet --verify 'HEAD^{commit}' >/dev/null; then
+  echo "queued_resource.sh: $here has no commit to copy to the machines: call it in a clone of gsjax" >&2
+  exit 2
+fi
 place=(--project="$PROJECT" --zone="$ZONE")
 poll=${POLL:-30}
 

@@ -156,11 +156,31 @@ esac
 """
 
 
+def _checkout(folder):
+    """The script in a repository of its own: tests need not run in a clone of this one."""
+    script = folder / "checkout" / "launch" / "tpu_vm" / "queued_resource.sh"
+    if not script.exists():
+        script.parent.mkdir(parents=True)
+        shutil.copy(LAUNCH / "tpu_vm" / "queued_resource.sh", script)
+        git = [
+            "git",
+            "-C",
+            folder / "checkout",
+            "-c",
+            "user.name=n",
+            "-c",
+            "user.email=e@example.org",
+        ]
+        for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+            subprocess.run([*git, *words], check=True)
+    return script
+
+
 def _queued(folder, states, codes, *arguments, **settings):
     _stand_in(folder, "gcloud", GCLOUD)
     for name, lines in (("states", states), ("codes", codes), ("did", [])):
         (folder / name).write_text("".join(f"{line}\n" for line in lines))
-    done = _run("tpu_vm/queued_resource.sh", folder, *arguments, **{**QUEUED, **settings})
+    done = _run(_checkout(folder), folder, *arguments, **{**QUEUED, **settings})
     return done, (folder / "did").read_text().split()
 
 
@@ -193,6 +213,14 @@ def test_tpu_runs_end_after_mistakes_and_too_many_deaths(tmp_path):
     assert (done.returncode, did) == (0, ["delete"])
     done, did = _queued(tmp_path, [], [], *ARGUMENTS, TYPE="")
     assert (done.returncode, did) == (2, []) and "TYPE is not set" in done.stderr
+
+
+def test_tpu_machines_are_asked_for_only_with_a_commit_to_copy(tmp_path):
+    shutil.rmtree(_checkout(tmp_path).parents[2] / ".git")
+    done, did = _queued(
+        tmp_path, ["ACTIVE"], [0], *ARGUMENTS, GIT_CEILING_DIRECTORIES=str(tmp_path)
+    )
+    assert (done.returncode, did) == (2, []) and "no commit to copy" in done.stderr
 
 
 SKY = sorted((LAUNCH / "sky").glob("*.yaml"))
