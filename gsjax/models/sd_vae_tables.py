@@ -122,7 +122,7 @@ def config_of_json(text: str, what: str = "config.json") -> sd_vae.Config:
     """
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{what}: not readable JSON ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{what}: expected an object, found a {type(found).__name__}")

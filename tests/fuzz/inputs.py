@@ -33,7 +33,9 @@ class Inputs:
             return list(self.sound[index])
         rng = random.Random(f"{seed}/{self.target.name}/{index}")
         parts = list(rng.choice(self.sound))
-        chosen = rng.sample(range(len(parts)), 1 if rng.random() < 0.8 else rng.randint(1, len(parts)))
+        chosen = rng.sample(
+            range(len(parts)), 1 if rng.random() < 0.8 else rng.randint(1, len(parts))
+        )
         for place in chosen:
             others = [sound[place] for sound in self.sound]
             parts[place] = mutate.mutate(rng, parts[place], others)

@@ -44,7 +44,9 @@ class _Run:
         self.name, self.inputs, self.args = name, inputs, args
         self.keep = Path(args.keep) / name
         self.state_file = self.keep / f"state-{args.seed}-{inputs}.json"
-        self.state = dict(next=0, read=0, refused=0, outcomes=0, peak_kb=0, seconds=0.0, findings=[])
+        self.state = dict(
+            next=0, read=0, refused=0, outcomes=0, peak_kb=0, seconds=0.0, findings=[]
+        )
         if self.state_file.exists():
             self.state = json.loads(self.state_file.read_text())
 
@@ -164,7 +166,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     names = sorted(targets.TARGETS) if args.target == "all" else args.target.split(",")
     if unknown := set(names) - set(targets.TARGETS):
-        parser.error(f"unknown targets {sorted(unknown)}; known: {', '.join(sorted(targets.TARGETS))}")
+        parser.error(
+            f"unknown targets {sorted(unknown)}; known: {', '.join(sorted(targets.TARGETS))}"
+        )
     done = _done(Path(args.out), args.seed) if args.out else {}
     failed = False
     for name, inputs in plan(names, args.inputs).items():
@@ -187,7 +191,9 @@ def _by_kind(findings: list[dict]) -> list[str]:
     kinds: dict[str, list[dict]] = {}
     for finding in findings:
         kinds.setdefault(finding["what"].partition(": ")[0], []).append(finding)
-    return [f"{len(f)} x, first input {f[0]['index']}: {f[0]['what'][:600]}" for f in kinds.values()]
+    return [
+        f"{len(f)} x, first input {f[0]['index']}: {f[0]['what'][:600]}" for f in kinds.values()
+    ]
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def _cloud(colors: bool):
         from gsjax.io import point_cloud
 
         points = np.random.default_rng(0).normal(size=(6, 3))
-        point_cloud.write(folder / "a.ply", points, np.full((6, 3), 9, np.uint8) if colors else None)
+        point_cloud.write(
+            folder / "a.ply", points, np.full((6, 3), 9, np.uint8) if colors else None
+        )
 
     return make
 
@@ -352,7 +354,9 @@ def _mesh_obj(folder: Path):
     (folder / "a.mtl").write_text("newmtl m\nKd 0.5 0.2 0.1\nmap_Kd a.png\n")
     rows = ["v " + " ".join(map(str, row)) for row in _VERTICES.tolist()]
     rows += ["vt 0 0", "vt 1 0", "vt 0 1"]
-    rows += ["f " + " ".join(f"{i + 1}/{j + 1}" for j, i in enumerate(row)) for row in _FACES.tolist()]
+    rows += [
+        "f " + " ".join(f"{i + 1}/{j + 1}" for j, i in enumerate(row)) for row in _FACES.tolist()
+    ]
     (folder / "a.obj").write_text("mtllib a.mtl\nusemtl m\n" + "\n".join(rows) + "\n")
 
 
@@ -369,7 +373,11 @@ def _mesh_by_trimesh(suffix: str):
 
 
 def _view_index(folder: Path):
-    found = {"a": {"context": [1, 5], "target": [2, 3, 4]}, "b_00": None, "b": {"context": [0], "target": [9]}}
+    found = {
+        "a": {"context": [1, 5], "target": [2, 3, 4]},
+        "b_00": None,
+        "b": {"context": [0], "target": [9]},
+    }
     (folder / "index.json").write_text(json.dumps(found))
 
 
@@ -494,9 +502,7 @@ def _part_lists(folder: Path):
 def _episodes(folder: Path):
     from gsjax.evals import episodes
 
-    trial = dict(
-        order=["x", "y"], support={"x": [0, 1], "y": [1, 0]}, query={"x": [2], "y": [2]}
-    )
+    trial = dict(order=["x", "y"], support={"x": [0, 1], "y": [1, 0]}, query={"x": [2], "y": [2]})
     stored = dict(
         format=episodes.FORMAT, name="test", settings={"way": [2], "shot": [1]},
         categories={"x": ["a", "b", "c"], "y": ["d", "e", "f"]}, trials=[trial],

@@ -428,7 +428,12 @@ def towers(folder):
     reader.read(folder / "towers.npz")
 
 
-_CHECKPOINT = ("_CHECKPOINT_METADATA", "meta/_METADATA", "meta/_strings.json", "meta/manifest.ocdbt")
+_CHECKPOINT = (
+    "_CHECKPOINT_METADATA",
+    "meta/_METADATA",
+    "meta/_strings.json",
+    "meta/manifest.ocdbt",
+)
 
 
 @_target(*(f"checkpoints/7/{name}" for name in _CHECKPOINT))
