@@ -127,8 +127,8 @@ def check_intrinsics(matrix: np.ndarray, width: int, height: int, name: str):
     """Raises unless [3, 3] ``matrix`` is a pinhole camera's and the size is positive."""
     if not (1 <= width <= MOST_PIXELS and 1 <= height <= MOST_PIXELS):
         raise ValueError(
-            f"camera of {name!r}: expected a positive size of at most {MOST_PIXELS} pixels a side, "
-            f"found {width} x {height} pixels"
+            f"camera of {name!r}: expected a positive size, found {width} x {height} pixels (a side "
+            f"has at most {MOST_PIXELS})"
         )
     if matrix[2].tolist() != [0, 0, 1] or matrix[1, 0] != 0:
         raise ValueError(

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from gsjax.io import json_text, picture_file, torch_pickle
+from gsjax.io import json_text, picture_file, posed_checks, torch_pickle
 
 INDEX = "index.json"
 COLUMNS = 18
@@ -139,7 +139,7 @@ def read_index(folder) -> dict[str, Path]:
     for name in names:
         if not name or PurePosixPath(name).name != name or "\\" in name:
             raise SceneChunkError(f"{path}: {name[:80]!r} is no file name of this folder")
-    absent = [name for name in names if not (folder / name).is_file()]
+    absent = [name for name in names if not posed_checks.is_file(folder / name)]
     if absent:
         raise SceneChunkError(
             f"{path}: {len(absent)} of {len(names)} chunks are missing, the first is {absent[0]}; get "

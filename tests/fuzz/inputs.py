@@ -24,7 +24,7 @@ class Inputs:
         for make in reversed(seeds.SEEDS[target.name]):
             with tempfile.TemporaryDirectory() as scratch:
                 make(Path(scratch))
-                self.sound.append([(Path(scratch) / name).read_bytes() for name in target.files])
+                self.sound.insert(0, [(Path(scratch) / name).read_bytes() for name in target.files])
                 shutil.copytree(scratch, folder, dirs_exist_ok=True)
 
     def make(self, seed: int, index: int) -> list[bytes]:

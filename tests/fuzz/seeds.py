@@ -544,7 +544,12 @@ def _run_folder(folder: Path):
     (folder / "towers.json").write_text(json.dumps({"name": "toy"}))
 
 
+def _numbers(number: int):
+    return lambda folder: (folder / "number").write_text(str(number))
+
+
 SEEDS = {
+    "self_test": [_numbers(number) for number in range(12)],
     "ply": [_saved("a.ply"), _saved("a.ply", 2, 1, normals=False), _ascii_ply, _many_elements_ply],
     "ply_compressed": [_saved("a.compressed.ply"), _saved("a.compressed.ply", 300, 1)],
     "splat": [_saved("a.splat", drop_sh=True), _saved("a.splat", 1, 1)],

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     faulthandler.enable()
-    made = inputs.Inputs(targets.TARGETS[name], home / "input")
+    made = inputs.Inputs(targets.find(name), home / "input")
     made.run(home / "input", made.make(seed, 0))  # imports what the reader needs, untimed
     most = int(float(gb) * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
