@@ -106,7 +106,7 @@ def read_meta(dataset_dir) -> dict:
         if not all(isinstance(x, str) for x in json_text.member(meta, name, list, str(path))):
             raise ValueError(f"{path}: {name!r}: expected names; prepare the set again")
     splits = json_text.member(meta, "splits", dict, str(path))
-    if not all(type(size) is int and size >= 0 for size in splits.values()):
+    if not all(type(size) is int and 0 <= size < 2**62 for size in splits.values()):
         raise ValueError(f"{path}: 'splits': expected sizes; prepare the set again")
     json_text.member(meta, "content", str, str(path))
     json_text.member(meta, "identity", dict, str(path))

@@ -67,8 +67,9 @@ def _npz(content: bytes, method=zipfile.ZIP_STORED) -> bytes:
 
 HEADERS = {
     "a terabyte": "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }\n",
-    "too many axes' product": "{'descr': '<f4', 'fortran_order': False, 'shape': (0, %d), }\n"
-    % 2**62,
+    "too many axes' product": "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 2E62), }\n".replace(
+        "2E62", str(2**62)
+    ),
     "negative": "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -2), }\n",
     "truth value": "{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }\n",
     "huge number": "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 60 + ",), }\n",
