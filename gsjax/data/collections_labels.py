@@ -100,7 +100,7 @@ def json_lists(root: epath.Path) -> dict[str, str]:
     lists = {split: content.get(split, []) for split in ("train", "val", "test")}
     if not any(lists.values()) or not all(isinstance(v, list) for v in lists.values()):
         raise ValueError(
-            f"{path}: found {_described(content)}; expected lists 'train' and 'test' of paths"
+            f"{path}: found {some(content)}; expected lists 'train' and 'test' of paths"
         )
     sides = {"train": "train", "val": "train", "test": "test"}
     return {

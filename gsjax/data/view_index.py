@@ -29,7 +29,9 @@ def read(path) -> dict[str, Sample]:
             f"{path}: there is no such evaluation index; get it from the repository whose numbers are "
             "compared (its assets folder)"
         )
-    found = json_text.read(path, dict)
+    found = json_text.read(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected {{scene: {{context, target}} or null}}")
     samples = {
         name: _sample(path, name, entry) for name, entry in found.items() if entry is not None
     }

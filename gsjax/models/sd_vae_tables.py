@@ -136,7 +136,7 @@ def config_of_json(text: str, what: str = "config.json") -> sd_vae.Config:
         ("up_block_types", "UpDecoderBlock2D"),
     ):
         kinds = found.get(key) or []
-        if any(one != kind for one in kinds):
+        if not isinstance(kinds, list) or any(one != kind for one in kinds):
             wrong.append(f"{key}={kinds!r}, expected {kind!r} alone")
     sizes = {}
     for theirs, ours in _SIZES.items():

@@ -436,14 +436,18 @@ _CHECKPOINT = (
 )
 
 
-@_target(*(f"checkpoints/7/{name}" for name in _CHECKPOINT))
+class _Damaged(Exception):
+    """Stands for ``checkpoint.DamagedCheckpoint``, whose module imports JAX."""
+
+
+@_target(*(f"checkpoints/7/{name}" for name in _CHECKPOINT), errors=(_Damaged,))
 def checkpoint_meta(folder):
     from gsjax.train import checkpoint
 
     try:
         checkpoint.read_meta(folder / "checkpoints" / "7")
     except checkpoint.DamagedCheckpoint as error:
-        str(error)
+        raise _Damaged(str(error)) from error
 
 
 @_target("config.json", "towers.json")
