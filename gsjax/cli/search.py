@@ -79,16 +79,19 @@ def read_picture(path: str):
         ValueError: no such file, or no picture.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    from gsjax.io import picture_file
 
     if not pathlib.Path(path).is_file():
         raise ValueError(f"--image: there is no file {path}")
     try:
-        with Image.open(path) as image:
+        with picture_file.opened(path, path) as image:
+            picture_file.load(image, path)
             image = ImageOps.exif_transpose(image)
             alpha = "A" in image.getbands() or "transparency" in image.info
             return np.asarray(image.convert("RGBA" if alpha else "RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"--image: {path} is no picture that can be read ({error})") from None
 
 

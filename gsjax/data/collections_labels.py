@@ -4,13 +4,14 @@ Tables are by uid, the split lists are those that the collections publish. Impor
 """
 
 import gzip
-import json
 import os
 import pathlib
+import zlib
 
 from etils import epath
 
 from gsjax.data import folder
+from gsjax.io import json_text
 
 _SHOWN = 3  # names that an error gives as examples
 _SPLIT_FILES = ("sample_all.json", "file_paths.json")  # UniGS; the first is what its loader reads
@@ -51,11 +52,15 @@ def read(table: epath.PathLike) -> dict[str, folder.Item]:
 def _json_rows(table: epath.Path) -> list[tuple[int, dict[str, str]]]:
     content = _json(table)
     if isinstance(content, dict) and all(isinstance(v, list) for v in content.values()):
+        if not all(isinstance(uid, str) for uids in content.values() for uid in uids):
+            raise ValueError(
+                f"{os.fspath(table)}: expected {{category: [uid, ...]}}, uids as texts"
+            )
         content = [{"uid": uid, "category": key} for key, uids in content.items() for uid in uids]
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise ValueError(
             f"{os.fspath(table)}: expected {{category: [uid, ...]}} or a list of objects with 'uid', "
-            f"'category' or 'caption', found {type(content).__name__} of {some(content)}"
+            f"'category' or 'caption', found {_described(content)}"
         )
     fields = ("uid", "file", "caption", "category", "split")
     return [
@@ -65,11 +70,13 @@ def _json_rows(table: epath.Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _json(path: epath.Path):
+    if path.suffix.lower() != ".gz":
+        return json_text.read(path)
     try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if path.suffix.lower() == ".gz" else data)
-    except (ValueError, OSError, EOFError) as error:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
         raise ValueError(f"{os.fspath(path)}: not readable JSON ({error})") from None
+    return json_text.parse(data, os.fspath(path))
 
 
 def text_lists(root: epath.Path) -> dict[str, str]:
@@ -89,6 +96,7 @@ def json_lists(root: epath.Path) -> dict[str, str]:
         return {}
     content = _json(path)
     content = content.get("original", content) if isinstance(content, dict) else {}
+    content = content if isinstance(content, dict) else {}
     lists = {split: content.get(split, []) for split in ("train", "val", "test")}
     if not any(lists.values()) or not all(isinstance(v, list) for v in lists.values()):
         raise ValueError(
@@ -102,7 +110,12 @@ def json_lists(root: epath.Path) -> dict[str, str]:
     }
 
 
+def _described(content) -> str:
+    names = some(content) if isinstance(content, dict | list) else f"{content!r:.60}"
+    return f"{type(content).__name__} of {names}"
+
+
 def some(names) -> str:
     """The first names of many, for messages."""
-    names = [str(name) for name in names]
+    names = [str(name)[:60] for name in names]
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

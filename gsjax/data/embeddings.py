@@ -20,7 +20,6 @@ cosine of a text and an image embedding.
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import threading
@@ -29,6 +28,8 @@ import zlib
 import grain
 import numpy as np
 from etils import epath
+
+from gsjax.io import json_text, npz
 
 FORMAT = 1
 _VERIFY_BYTES = 1 << 28  # checksums of caches up to this size are verified on opening
@@ -76,11 +77,10 @@ def read_json(path: epath.Path) -> dict:
         ValueError: it is not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json_text.read(path, dict)
+    except ValueError as error:
         raise ValueError(
-            f"embedding cache: {path} is not readable JSON ({error}); delete {path.parent} and "
-            "make the cache again"
+            f"embedding cache: {error}; delete {path.parent} and make the cache again"
         ) from None
 
 
@@ -95,6 +95,7 @@ class _Shard:
     def __init__(self, folder: epath.Path, number: int, views: int, dim: int, digest: str):
         self._path = folder / f"shard-{number:05d}.bin"
         head = read_json(folder / f"shard-{number:05d}.json")
+        self._check(head, folder)
         self.uids = head["uids"]
         self._offsets = head["text_offsets"]
         self._bytes, self._crc = head["bytes"], head["crc32"]
@@ -109,6 +110,18 @@ class _Shard:
                 f"embedding cache: {self._path} is damaged: {found} bytes found, "
                 f"{self._starts[-1]} expected; delete {folder} and make the cache again"
             )
+
+    @staticmethod
+    def _check(head: dict, folder) -> None:
+        """Raises unless a shard's description is whole: uids, and ascending offsets of their texts."""
+        where = f"embedding cache: {folder}"
+        for name, kind in dict(bytes=int, crc32=int, key=str).items():
+            json_text.member(head, name, kind, where)
+        uids, offsets = (json_text.member(head, n, list, where) for n in ("uids", "text_offsets"))
+        whole = all(isinstance(uid, str) for uid in uids) and len(offsets) == len(uids) + 1
+        whole = whole and all(type(n) is int and 0 <= n < 2**48 for n in offsets)
+        if not whole or offsets != sorted(offsets) or offsets[0]:
+            raise ValueError(f"{where}: a shard's uids and text_offsets are damaged; make it again")
 
     def verify(self) -> None:
         """Raises if the content does not match its checksum."""
@@ -169,6 +182,13 @@ class EmbeddingCache:
 
     def __init__(self, folder: epath.Path, meta: dict, key: CacheKey):
         self.folder, self.key = folder, key
+        where = f"embedding cache: {folder}"
+        for name in ("dim", "num_views", "shards", "num_records"):
+            if not 0 <= json_text.member(meta, name, int, where) < 2**31:
+                raise ValueError(f"{where}: {name}: {meta[name]}")
+        json_text.member(meta, "class_names", list, where)
+        json_text.member(meta, "digest", str, where)
+        json_text.member(meta, "provenance", dict, where)
         self.dim, self.num_views = meta["dim"], meta["num_views"]
         self.class_names = tuple(meta["class_names"])
         self.provenance = meta["provenance"]
@@ -188,8 +208,7 @@ class EmbeddingCache:
             )
         if sum(shard.num_bytes for shard in self._shards) <= _VERIFY_BYTES:
             self.verify()
-        with np.load(io.BytesIO((folder / "classes.npz").read_bytes())) as tables:
-            self.class_embeds = {name: tables[name] for name in tables.files}
+        self.class_embeds = npz.read(folder / "classes.npz")
 
     @classmethod
     def open(cls, folder, expected_key: CacheKey) -> "EmbeddingCache":
@@ -211,9 +230,11 @@ class EmbeddingCache:
                 f"embedding cache: {folder} has format {meta.get('format')}, expected {FORMAT}; "
                 "make it again"
             )
-        found = CacheKey(**meta["key"])
+        said = json_text.member(meta, "key", dict, f"embedding cache: {folder}")
+        parts = [field.name for field in dataclasses.fields(CacheKey)]
+        where = f"embedding cache: {folder}: key"
+        found = CacheKey(*(json_text.member(said, part, str, where) for part in parts))
         if found != expected_key:
-            parts = [f.name for f in dataclasses.fields(CacheKey)]
             wrong = [p for p in parts if getattr(found, p) != getattr(expected_key, p)]
             raise ValueError(
                 f"embedding cache: {folder} was made with key {found.describe()}, expected "

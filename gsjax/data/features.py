@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
+from gsjax.io import picture_file
+
 # Field -> (trailing shape, stored type, type handed out). Positions keep 32 bits: 16 would round an
 # object of unit size to steps of 5e-4, more than the thickness of its discs.
 GAUSSIAN_FIELDS = {
@@ -103,12 +105,7 @@ def decode_png(data: bytes) -> np.ndarray:
     Raises:
         ValueError: the bytes are no picture.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return np.asarray(Image.open(io.BytesIO(data)))
-    except UnidentifiedImageError:
-        raise ValueError(f"decode_png: {len(data)} bytes that are no picture") from None
+    return picture_file.decoded(data, f"decode_png: {len(data)} bytes that are no picture")
 
 
 def stable_seed(*parts) -> int:

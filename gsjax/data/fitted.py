@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from gsjax.data import discs, features
+from gsjax.io import json_text, npz
 
 VERSION = 1
 IDENTITY = "identity.json"
@@ -57,7 +58,7 @@ def check_identity(folder, identity: Mapping) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(path, json.dumps(wanted, indent=1).encode())
-    found = json.loads(path.read_text())
+    found = json_text.read(path, dict)
     if found != wanted:
         keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         raise ValueError(
@@ -77,7 +78,7 @@ def collection(folder) -> str:
         raise ValueError(
             f"data.source: {os.fspath(folder)} has no {IDENTITY}; name a folder of `gsjax fit-objects`"
         )
-    return json.loads(path.read_text())["collection"]
+    return json_text.member(json_text.read(path, dict), "collection", str, str(path))
 
 
 def write_wave(folder, objects: Sequence[Fitted]) -> pathlib.Path:
@@ -111,15 +112,56 @@ def _write_whole(path: pathlib.Path, content: bytes) -> None:
     os.replace(file.name, path)
 
 
-def _about(path: pathlib.Path) -> list[dict]:
-    with np.load(path) as arrays:
-        return json.loads(arrays["objects"].tobytes())
+def read_wave(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """Arrays of ``FIELDS`` and ``offsets`` of one file of :func:`write_wave`, and what is said of its objects.
+
+    Raises:
+        ValueError: damaged, or parts that do not agree.
+    """
+    try:
+        arrays = npz.read(path, (*FIELDS, "offsets", "objects"))
+        items = _items(arrays.pop("objects"))
+        offsets, rows = arrays["offsets"], {arrays[name].shape[:1] for name in FIELDS}
+        fine = offsets.dtype.kind == "i" and offsets.shape == (len(items) + 1,)
+        fine = fine and offsets[0] == 0 and (np.diff(offsets) >= 0).all()
+        if not fine or rows != {(int(offsets[-1]),)}:
+            raise ValueError(f"offsets of shape {offsets.shape}, arrays of {rows} rows")
+        if any(arrays[name].dtype.kind != "f" for name in FIELDS):
+            raise ValueError("arrays that are not of floats")
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: damaged ({error}); delete it and fit its objects again"
+        ) from None
+    return arrays, items
+
+
+def _items(stored: np.ndarray) -> list[dict]:
+    """What is said of the objects of a wave."""
+    items = json_text.parse(stored.tobytes(), "objects", list)
+    for item in items:
+        for name, kind in dict(number=int, about=dict, scores=dict).items():
+            json_text.member(item, name, kind, "objects")
+    return items
+
+
+def about(path: pathlib.Path) -> list[dict]:
+    """``number``, ``about`` and ``scores`` of each object of one wave file; no other array is read.
+
+    Raises:
+        ValueError: damaged.
+    """
+    try:
+        return _items(npz.read(path, ("objects",))["objects"])
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: damaged ({error}); delete it and fit its objects again"
+        ) from None
 
 
 def finished(folder) -> set[int]:
     """Numbers of the objects that the folder holds."""
     paths = pathlib.Path(folder).glob(_PATTERN)
-    return {item["number"] for path in paths for item in _about(path)}
+    return {item["number"] for path in paths for item in about(path)}
 
 
 def failed(folder) -> dict[int, str]:
@@ -127,10 +169,11 @@ def failed(folder) -> dict[int, str]:
     path, result = pathlib.Path(folder) / FAILURES, {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            item = json.loads(line)
-        except json.JSONDecodeError:
+            item = json_text.parse(line, FAILURES, dict)
+            number = json_text.member(item, "number", int, FAILURES)
+            result[number] = json_text.member(item, "reason", str, FAILURES)
+        except ValueError:
             continue
-        result[item["number"]] = item["reason"]
     return result
 
 
@@ -150,7 +193,8 @@ def run_seconds(folder) -> float:
     """Seconds of all runs that finished or were stopped in time; killed ones leave no line."""
     path = pathlib.Path(folder) / RUNS
     lines = path.read_text().splitlines() if path.exists() else []
-    return sum(json.loads(line)["seconds"] for line in lines)
+    runs = [json_text.parse(line, str(path), dict) for line in lines]
+    return sum(json_text.member(run, "seconds", (int, float), str(path)) for run in runs)
 
 
 def read(folder) -> Iterator[Fitted]:
@@ -161,7 +205,7 @@ def read(folder) -> Iterator[Fitted]:
     """
     places = {}
     for path in sorted(pathlib.Path(folder).glob(_PATTERN)):
-        for place, item in enumerate(_about(path)):
+        for place, item in enumerate(about(path)):
             places.setdefault(item["number"], (path, place))
     if not places:
         raise ValueError(
@@ -172,9 +216,7 @@ def read(folder) -> Iterator[Fitted]:
     for number in sorted(places):
         path, place = places[number]
         if path != opened:
-            with np.load(path) as file:
-                arrays = {name: file[name] for name in (*FIELDS, "offsets")}
-                items = json.loads(file["objects"].tobytes())
+            arrays, items = read_wave(path)
             opened = path
         rows = slice(*arrays["offsets"][place : place + 2])
         gaussians = {name: arrays[name][rows].astype(np.float32) for name in FIELDS}

@@ -8,7 +8,6 @@ turned so that z is up, as in every scene. Imports no JAX.
 """
 
 import functools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from absl import logging
 
 from gsjax.data import clouds
 from gsjax.data.scenes import View
-from gsjax.io import posed, posed_checks, posed_pixels
+from gsjax.io import json_text, posed, posed_checks, posed_pixels
 
 SPLITS = ("train", "held_out", "all")
 _Y_TO_Z = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
@@ -147,16 +146,20 @@ def _read(path: Path) -> tuple[posed.PosedImages, np.ndarray]:
             f"{path}: no such file; root must be the folder scenes/hololens_room of the test data"
         )
     try:
-        meta = json.loads(path.read_text())
+        meta = json_text.read(path, dict)
         frames = list(meta["frames"])
         poses = [np.asarray(frame["camera_to_world"], np.float64) for frame in frames]
         K = np.array(
             [[meta["fl_x"], 0, meta["cx"]], [0, meta["fl_y"], meta["cy"]], [0, 0, 1]], np.float64
         )
         size = int(meta["w"]), int(meta["h"])
-        files = [(frame["file_path"], frame["depth_path"]) for frame in frames]
+        files = [
+            tuple(json_text.member(f, key, str, "frame") for key in ("file_path", "depth_path"))
+            for f in frames
+        ]
+        posed_checks.check_intrinsics(K, *size, path.name)
         scale = float(meta["depth_scale_m"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: damaged, or of another format ({error!r})") from error
     numbers = np.array([i for i, pose in enumerate(poses) if np.isfinite(pose).all()], np.int64)
     if not len(numbers):
@@ -184,8 +187,8 @@ def _pairs(path: Path, numbers: np.ndarray, rows: np.ndarray) -> list[np.ndarray
         return None
     place = {int(numbers[row]): i for i, row in enumerate(rows)}
     found: list[set] = [set() for _ in rows]
-    for pair in json.loads(path.read_text()):
-        one, two = place.get(int(pair["i"])), place.get(int(pair["j"]))
+    for pair in json_text.read(path, list):
+        one, two = (place.get(json_text.member(pair, key, int, str(path))) for key in "ij")
         if one is not None and two is not None:
             found[one].add(two)
             found[two].add(one)

@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from gsjax.data import discs, features
-from gsjax.io import meshes
+from gsjax.io import meshes, npz
 
 VERSION = 1  # raise it when the Gaussians or captions change
 SPLITS = ("v2", "shipped")
@@ -68,8 +68,7 @@ class Collection:
         lines = (self.folder / "index.jsonl").read_text().splitlines()
         self.entries = [json.loads(line) for line in lines if line.strip()]
         self.categories = sorted({entry["category"] for entry in self.entries})
-        with (self.folder / "meshes.npz").open("rb") as file, np.load(file) as arrays:
-            self._arrays = {name: arrays[name] for name in arrays.files}
+        self._arrays = npz.read(self.folder / "meshes.npz")
         found = len(self._arrays["face_offsets"]) - 1
         if found != len(self.entries):
             raise ValueError(

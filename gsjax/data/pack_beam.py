@@ -82,9 +82,7 @@ class Packing:
 
 def read_places(path, places: Sequence[int]) -> list[fitted.Fitted]:
     """Objects at ``places`` of one wave file."""
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in (*fitted.FIELDS, "offsets")}
-        items = json.loads(file["objects"].tobytes())
+    arrays, items = fitted.read_wave(path)
     result = []
     for place in places:
         rows, item = slice(*arrays["offsets"][place : place + 2]), items[place]
@@ -107,9 +105,7 @@ def pieces(folder) -> tuple[dict[str, list[Piece]], dict[str, int], list[str]]:
     """
     found: dict[int, tuple[str, int, dict]] = {}
     for path in sorted(pathlib.Path(folder).glob("wave-*.npz")):
-        with np.load(path) as file:
-            items = json.loads(file["objects"].tobytes())
-        for place, item in enumerate(items):
+        for place, item in enumerate(fitted.about(path)):
             found.setdefault(item["number"], (os.fspath(path), place, item["about"]))
     sides: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for number in sorted(found):

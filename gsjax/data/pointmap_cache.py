@@ -104,6 +104,13 @@ def decode(data: bytes) -> dict:
         ValueError: damaged.
     """
     meta, arrays = packed_arrays.unpack(data)
+    shapes = {name: value.shape for name, value in arrays.items()}
+    maps = shapes.get("conf", ())
+    wanted = dict(points=(*maps, 3), conf=maps, centre=(3,), scale=(), frames=maps[:1])
+    if len(maps) != 3 or shapes != wanted or {"scene", "flipped"} - set(meta):
+        raise ValueError(
+            f"data: a damaged record of pointmaps, arrays {shapes}; make the set again"
+        )
     points = arrays["points"].astype(np.float32) * arrays["scale"] + arrays["centre"]
     conf = arrays["conf"].astype(np.float32)
     points[conf == 0] = 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from array_record.python import array_record_data_source, array_record_module
 
-from gsjax.io import records
+from gsjax.io import json_text, posed_checks, records
 
 META = "records.json"
 FORMAT = 1
@@ -108,10 +108,12 @@ def _sidecars(folder: Path, identity: dict) -> list[tuple[Path, dict]]:
     found = []
     for path in sorted(folder.glob("part-*.json")):
         try:
-            side = json.loads(path.read_text())
-            known, _ = side["identity"], side["entries"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: damaged ({error!r}); delete it and its shard") from None
+            side = json_text.read(path, dict)
+            known = json_text.member(side, "identity", dict, path.name)
+            _check_entries(json_text.member(side, "entries", list, path.name), ("key",), path.name)
+            json_text.member(side, "part", int, path.name)
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged ({error}); delete it and its shard") from None
         if known != identity:
             raise ValueError(
                 f"folder: {folder} holds another set ({path.name}: {_difference(known, identity)}); "
@@ -119,6 +121,14 @@ def _sidecars(folder: Path, identity: dict) -> list[tuple[Path, dict]]:
             )
         found.append((path, side))
     return found
+
+
+def _check_entries(entries: list, texts: tuple[str, ...], source: str) -> None:
+    """Raises ValueError unless each is an object with these texts and, if any, a number as ``order``."""
+    for entry in entries:
+        for name in texts:
+            json_text.member(entry, name, str, source)
+        json_text.member({"order": 0, **entry}, "order", (int, float), source)
 
 
 def _difference(found: Mapping, wanted: Mapping) -> str:
@@ -183,18 +193,25 @@ class Reader:
                 f"folder: {folder} holds no finished set (no {META}); make it, or let its writers end"
             )
         try:
-            meta = json.loads(path.read_text())
-            self.identity, self.notes = meta["identity"], meta["notes"]
-            self.entries, version = meta["entries"], meta["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: damaged ({error!r}); make the set again") from None
+            meta = json_text.read(path, dict)
+            self.identity = json_text.member(meta, "identity", dict, META)
+            self.notes = json_text.member(meta, "notes", dict, META)
+            self.entries = json_text.member(meta, "entries", list, META)
+            version = json_text.member(meta, "format", int, META)
+            _check_entries(self.entries, ("key", "shard"), META)
+            for entry in self.entries:
+                row = json_text.member(entry, "row", int, META)
+                if row < 0 or Path(entry["shard"]).name != entry["shard"]:
+                    raise ValueError(f"row {row} of {entry['shard']!r:.80}")
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged ({error}); make the set again") from None
         if version != FORMAT or self.identity.get("kind") != kind:
             raise ValueError(
                 f"{path}: format {version}, kind {self.identity.get('kind')!r} found; {FORMAT} and "
                 f"{kind!r} expected"
             )
         shards = sorted({entry["shard"] for entry in self.entries})
-        absent = [name for name in shards if not (self.folder / name).exists()]
+        absent = [name for name in shards if not posed_checks.is_file(self.folder / name)]
         if absent:
             raise ValueError(f"{path}: {len(absent)} shards are missing, the first is {absent[0]}")
         self._open: dict = {}
@@ -218,4 +235,10 @@ class Reader:
 
     def __getitem__(self, place: int) -> bytes:
         entry = self.entries[place]
-        return self._shard(entry["shard"])[entry["row"]]
+        shard = self._shard(entry["shard"])
+        if entry["row"] >= len(shard):
+            raise ValueError(
+                f"{self.folder / entry['shard']}: {len(shard)} records, {META} asks for number "
+                f"{entry['row']}; make the set again"
+            )
+        return shard[entry["row"]]

@@ -25,7 +25,7 @@ from PIL import Image
 
 from gsjax.data import clouds, scene_arrays, scene_labels
 from gsjax.data.scenes import View
-from gsjax.io import posed_checks
+from gsjax.io import picture_file, posed_checks
 
 SPLITS = scene_arrays.SCANNET_SPLITS
 _HALF = 0.5  # from pixel centres at whole numbers to centres at +0.5
@@ -246,9 +246,6 @@ def _matrix(path: Path) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not a readable picture, or truncated ({error})") from error
+    image = picture_file.opened(path, str(path))
+    picture_file.load(image, str(path))
     return image

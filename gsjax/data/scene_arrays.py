@@ -275,7 +275,7 @@ def _from_npy(folder: Path, names) -> dict[str, np.ndarray]:
         if file.is_file():
             try:
                 arrays[name] = npy.load(file)
-            except (OSError, ValueError, EOFError) as error:
+            except (OSError, ValueError) as error:
                 raise ValueError(f"{file}: unreadable or truncated array ({error})") from error
     return arrays
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -136,7 +135,7 @@ class StoredCloud:
         """
         try:
             return clouds.Cloud(*npy.load_all(self.path, _FIELDS))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self.path}: missing or damaged ({error}); delete it, and it is made again"
             ) from error

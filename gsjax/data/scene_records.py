@@ -17,7 +17,7 @@ from absl import logging
 
 from gsjax.data import features, record_shards, view_fit
 from gsjax.data.scenes import Scene, View
-from gsjax.io import packed_arrays, scene_chunks
+from gsjax.io import json_text, packed_arrays, scene_chunks
 
 KIND = "posed scenes"
 
@@ -71,6 +71,7 @@ class RecordScene:
 
     def __init__(self, data: bytes):
         meta, arrays = packed_arrays.unpack(data)
+        _check(meta, arrays)
         self.name, self._near = meta["name"], meta["neighbours"]
         self.normalised_Ks, self.times = arrays["Ks"], arrays["times"]
         self._viewmats, self._offsets = arrays["viewmats"], arrays["offsets"]
@@ -101,8 +102,46 @@ class RecordScene:
         depth = np.zeros(size, np.float32)
         if self._depths is not None:
             depth = self._depths[frame].astype(np.float32)
+            if depth.shape != size:
+                raise ValueError(
+                    f"{self.name}: frame {frame}: depth of shape {depth.shape}, picture of {size}"
+                )
         K = view_fit.in_pixels(self.normalised_Ks[frame], *size)
         return View(image, depth, None, self._viewmats[frame], K)
+
+
+def _check(meta: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError unless all parts of a record are there and agree on the number of frames."""
+    frames = len(arrays["viewmats"]) if np.ndim(arrays.get("viewmats")) else 0
+    shapes = {"Ks": (frames, 3, 3), "viewmats": (frames, 4, 4), "times": (frames,)}
+    shapes["offsets"] = (frames + 1,)
+    wrong = [n for n, shape in shapes.items() if n not in arrays or arrays[n].shape != shape]
+    pictures, depths = arrays.get("pictures"), arrays.get("depths")
+    if pictures is None or pictures.dtype != np.uint8 or pictures.ndim != 1:
+        wrong.append("pictures")
+    elif "offsets" not in wrong:
+        places = arrays["offsets"]
+        if places.dtype.kind not in "iu" or (np.diff(places.astype(np.int64)) < 0).any():
+            wrong.append("offsets")
+        elif places[0] != 0 or places[-1] != len(pictures):
+            wrong.append("offsets")
+    if depths is not None and (depths.ndim != 3 or len(depths) != frames):
+        wrong.append("depths")
+    near = meta.get("neighbours")
+    if near is not None and not (
+        isinstance(near, list)
+        and len(near) == frames
+        and all(type(f) is int and 0 <= f < frames for row in near for f in _listed(row))
+    ):
+        wrong.append("neighbours")
+    if not isinstance(meta.get("name"), str) or "neighbours" not in meta:
+        wrong.append("name")
+    if wrong:
+        raise ValueError(f"data: a damaged record of a scene ({', '.join(wrong)}); make it again")
+
+
+def _listed(row) -> list:
+    return row if isinstance(row, list) else [None]
 
 
 class SceneRecords:
@@ -128,7 +167,8 @@ class SceneRecords:
     @property
     def lengths(self) -> list[int]:
         """Frames of each scene, without reading any."""
-        return [entry["frames"] for entry in self._reader.entries]
+        where = str(self._reader.folder)
+        return [json_text.member(entry, "frames", int, where) for entry in self._reader.entries]
 
     def place_of(self, name: str) -> int | None:
         """Number of the scene of this name; None = there is none."""

@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 
 from gsjax.data import clouds, npy, scenes
+from gsjax.io import json_text
 
 FORMAT = 1
 _META = "scene.json"
@@ -144,10 +145,11 @@ class StoredScene:
     def __init__(self, folder: str | Path):
         self._folder = Path(folder)
         try:
-            meta = json.loads((self._folder / _META).read_text())
-            self.name, self._count = str(meta["name"]), int(meta["num_frames"])
+            meta = json_text.read(self._folder / _META, dict)
+            self.name, self._count = str(meta["name"]), meta["num_frames"]
             self._near, version = meta["neighbours"], meta["format"]
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            self._check(self._count, self._near)
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self._folder}: no stored scene, or damaged ({error!r})") from error
         if version != FORMAT:
             raise ValueError(
@@ -155,10 +157,23 @@ class StoredScene:
                 "again"
             )
 
+    @staticmethod
+    def _check(count, near) -> None:
+        """Raises unless these are a number of frames, and for each the numbers of others, or None."""
+        if type(count) is not int or count < 0:
+            raise ValueError(f"num_frames: {count!r:.80}")
+        rows = [] if near is None else near
+        fine = near is None or (type(rows) is list and len(rows) == count)
+        if not fine or not all(
+            type(row) is list and all(type(f) is int and 0 <= f < count for f in row)
+            for row in rows
+        ):
+            raise ValueError(f"neighbours: {near!r:.80}")
+
     def _map(self, name: str) -> np.ndarray:
         path = self._folder / f"{name}.npy"
         try:
-            return npy.load(path, mmap_mode="r")
+            return npy.load(path, mmap=True)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: missing or damaged ({error})") from error
 
@@ -167,7 +182,7 @@ class StoredScene:
         maps = {name: self._map(name) for name in ("images", "depths", "viewmats", "Ks")}
         if (self._folder / "semantic.npy").is_file():
             maps["semantic"] = self._map("semantic")
-        wrong = {name: len(m) for name, m in maps.items() if len(m) != self._count}
+        wrong = {name: m.shape for name, m in maps.items() if m.shape[:1] != (self._count,)}
         if wrong:
             raise ValueError(f"{self._folder}: expected {self._count} frames, found {wrong}")
         return maps

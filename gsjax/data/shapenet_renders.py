@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from gsjax.data import npy
-from gsjax.io import posed_checks
+from gsjax.io import picture_file, posed_checks
 
 SPLITS = {"train": 0.75, "val": 0.2, "test": 0.05}
 FOV_DEGREES = 49.13434  # of the released renders: 35 mm lens on a 32 mm sensor
@@ -214,10 +213,7 @@ def _views(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _image(path: Path) -> np.ndarray:
-    try:
-        return np.asarray(Image.open(path).convert("RGBA"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not a readable picture, or truncated ({error})") from error
+    return picture_file.decoded(path, str(path), "RGBA")
 
 
 def _pose(path: Path) -> np.ndarray:

@@ -9,14 +9,13 @@ categories, and an object has those of its own category alone. +y is up. 12,137 
 Imports no JAX.
 """
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
 from gsjax.data import labelled_clouds
-from gsjax.io import posed_checks
+from gsjax.io import json_text, posed_checks
 
 # In label order: category as the files spell it, synset, number of parts. The parts have no published
 # names; they are numbered within their category.
@@ -132,11 +131,8 @@ def _check_categories(path: Path) -> None:
 
 def _names(source: Path) -> list[str]:
     """``<synset>/<object>`` of a list."""
-    try:
-        entries = json.loads(source.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}: not readable JSON ({error})") from error
-    if not isinstance(entries, list) or not entries:
+    entries = json_text.read(source, list)
+    if not entries:
         raise ValueError(f"{source}: expected a list of shape_data/<synset>/<object>, found none")
     names = []
     for entry in entries:

@@ -7,14 +7,12 @@ import dataclasses
 import io
 import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
 from gsjax.data import discs, features, transforms
-from gsjax.io import formats
+from gsjax.io import formats, json_text, npz
 
 FORMAT = 1
 _TIE = 1e-4  # how far from length one a stored vector may be
@@ -155,13 +153,14 @@ def read_gallery(path) -> Gallery:
     if not path.is_file():
         raise ValueError(f"file: there is no file {path}; make it with `gsjax embed`")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            names, embeds = stored["names"], stored["embeds"]
-            meta = json.loads(stored["meta"].tobytes())
+        stored = npz.read(path, ("names", "embeds", "meta"))
+        names, embeds = stored["names"], stored["embeds"]
+        meta = json_text.parse(stored["meta"].tobytes(), "meta", dict)
         found = meta.pop("format")
-        if found != FORMAT or embeds.ndim != 2 or len(names) != len(embeds):
+        fine = embeds.ndim == 2 and embeds.dtype.kind == "f" and names.shape == (len(embeds),)
+        if found != FORMAT or not fine or names.dtype.kind != "U":
             raise ValueError(f"format {found!r}, shapes {names.shape}, {embeds.shape}")
-    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, ValueError, OSError) as error:
         raise ValueError(
             f"file: {path} is no file of `gsjax embed`, or is damaged ({error}); make it again"
         ) from None

@@ -21,6 +21,7 @@ from array_record.python import array_record_data_source
 from etils import epath
 
 from gsjax.data import features as features_lib
+from gsjax.io import json_text
 
 META_FILE = "gsjax_dataset.json"
 FORMAT = 1
@@ -95,15 +96,20 @@ def read_meta(dataset_dir) -> dict:
             f"dataset_dir: {os.fspath(dataset_dir)} holds no finished data set (no {META_FILE}); "
             "make it with `python -m gsjax.data.prepare` or gsjax.data.prepare.ensure"
         )
-    try:
-        meta = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not readable JSON ({error}); delete the folder") from None
+    meta = json_text.read(path, dict)
     if meta.get("format") != FORMAT:
         raise ValueError(
             f"{path}: format {meta.get('format')!r} found, {FORMAT} expected; delete the folder "
             "and prepare the set again"
         )
+    for name in ("categories", "parts"):
+        if not all(isinstance(x, str) for x in json_text.member(meta, name, list, str(path))):
+            raise ValueError(f"{path}: {name!r}: expected names; prepare the set again")
+    splits = json_text.member(meta, "splits", dict, str(path))
+    if not all(type(size) is int and 0 <= size < 2**62 for size in splits.values()):
+        raise ValueError(f"{path}: 'splits': expected sizes; prepare the set again")
+    json_text.member(meta, "content", str, str(path))
+    json_text.member(meta, "identity", dict, str(path))
     return meta
 
 

@@ -5,7 +5,6 @@ and PM-Loss share; null marks scenes without a usable pair. Results are comparab
 files, so those are read and never made again. Imports no JAX.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gsjax.data.view_samplers import Sample
+from gsjax.io import json_text
 
 _VARIANT = re.compile(r"_\d\d$")  # DTU: one scene with several draws, scan1_00 to scan1_03
 
@@ -29,10 +29,7 @@ def read(path) -> dict[str, Sample]:
             f"{path}: there is no such evaluation index; get it from the repository whose numbers are "
             "compared (its assets folder)"
         )
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable JSON ({error})") from None
+    found = json_text.read(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected {{scene: {{context, target}} or null}}")
     samples = {
@@ -47,7 +44,7 @@ def _sample(path: Path, name: str, entry) -> Sample:
     lists = []
     for field in ("context", "target"):
         frames = entry.get(field) if isinstance(entry, dict) else None
-        fine = isinstance(frames, list) and all(type(f) is int and f >= 0 for f in frames)
+        fine = isinstance(frames, list) and all(type(f) is int and 0 <= f < 2**63 for f in frames)
         if not fine or not frames:
             raise ValueError(
                 f"{path}: scene {name!r}: {field}: expected a list of frame numbers from 0 on, found "

@@ -23,6 +23,8 @@ from importlib import resources
 
 import numpy as np
 
+from gsjax.io import json_text
+
 FORMAT = 1
 NO_CATEGORY = ("other", "object")  # names that say what a thing is not
 
@@ -103,8 +105,9 @@ def load(spec: str) -> Episodes:
             "`python -m gsjax.evals.episodes`"
         )
     try:
-        return _parse(json.loads(path.read_text()))
-    except (KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError) as error:
+        stored = json_text.parse(path.read_bytes(), str(path), dict)
+        return _parse(stored)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
             f"episodes: {path} is no file of `python -m gsjax.evals.episodes` ({error!r})"
         ) from None
@@ -116,6 +119,8 @@ def _parse(stored: dict) -> Episodes:
             f"episodes: format {stored['format']!r} found, {FORMAT} expected; make the file again"
         )
     uids, settings = stored["categories"], stored["settings"]
+    if not all(type(x) is str for names in uids.values() for x in names):
+        raise TypeError("categories: {name: [uid, ...]} expected")
 
     def named(places):
         return {name: tuple(uids[name][i] for i in found) for name, found in places.items()}

@@ -7,13 +7,13 @@ No pickle. bfloat16, which NumPy's format cannot name, is stored as the same bit
 import dataclasses
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 from etils import epath
+
+from gsjax.io import json_text, npz
 
 _META = "__meta__"
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -94,18 +94,21 @@ def read(path: epath.PathLike) -> Archive:
     if not path.exists():
         raise ValueError(f"archive: there is no file {path}")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            bits = {name: stored[name] for name in stored.files}
-        meta = json.loads(bits.pop(_META).tobytes())
+        bits = npz.read(path)
+        meta = json_text.parse(bits.pop(_META).tobytes(), _META, dict)
         found = Archive(meta["kind"], meta["config"], meta["notes"], meta["digest"], bits)
         digest = _digest(found.kind, found.config, bits, meta["bfloat16"])
-    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        halves = [name for name in meta["bfloat16"] if bits[name].dtype == np.uint16]
+        if len(halves) != len(meta["bfloat16"]) or type(found.kind) is not str:
+            raise ValueError("its list of arrays in bfloat16, or its kind")
+        dict(found.config), dict(found.notes)  # objects, both
+    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise ValueError(
             f"archive: {path} is not an archive of gsjax's, or is damaged ({error})"
         ) from None
     if digest != found.digest:
         raise ValueError(f"archive: the arrays in {path} do not match their digest; convert again")
-    for name in meta["bfloat16"]:
+    for name in halves:
         bits[name] = bits[name].view(_BFLOAT16)
     return found
 

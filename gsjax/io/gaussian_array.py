@@ -14,6 +14,7 @@ nothing but NumPy arrays.
 import dataclasses
 import io
 import math
+import tokenize
 
 import numpy as np
 from etils import epath
@@ -29,7 +30,7 @@ _MOST_AXES = 32
 # What a damaged .npy header can make NumPy raise: it is a Python literal.
 _BROKEN = (
     *(ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, MemoryError),
-    *(SyntaxError, RecursionError),
+    *(SyntaxError, RecursionError, tokenize.TokenError),
 )
 
 

@@ -10,11 +10,11 @@ The ``.npz`` layout: ``vertices`` [P, 3], ``faces`` [F, 3], ``uv`` [P, 2] (origi
 """
 
 import dataclasses
-import io
-import zipfile
 
 import numpy as np
 from etils import epath
+
+from gsjax.io import npz, picture_file
 
 TRIMESH_FORMATS = (".off", ".obj", ".glb", ".gltf", ".ply", ".stl")
 _PICTURES = (".jpg", ".png", ".jpeg")
@@ -144,13 +144,12 @@ def read(path: epath.PathLike) -> Mesh:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         return _read_npz(path) if suffix == ".npz" else _read_trimesh(path)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise MeshFormatError(f"{path}: {error}") from error
 
 
 def _read_npz(path) -> Mesh:
-    with path.open("rb") as file, np.load(file) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    arrays = npz.read(path)
     absent = [name for name in ("vertices", "faces") if name not in arrays]
     if absent:
         raise ValueError(f"lacks {', '.join(absent)}; found {sorted(arrays)}")
@@ -163,16 +162,13 @@ def _read_npz(path) -> Mesh:
 
 
 def _picture_beside(path, number: int) -> np.ndarray:
-    from PIL import Image
-
     names = [path.parent / f"{path.stem}_tex{number}{suffix}" for suffix in _PICTURES]
     found = next((name for name in names if name.exists()), None)
     if found is None:
         raise ValueError(
             f"texture {number} is missing: there is no {names[0].name} beside the file"
         )
-    with Image.open(io.BytesIO(found.read_bytes())) as picture:
-        return np.asarray(picture.convert("RGB"))
+    return picture_file.decoded(found.read_bytes(), found.name, "RGB")
 
 
 def _read_trimesh(path) -> Mesh:

@@ -7,7 +7,6 @@ Pixels are read by ``posed_pixels``, apart from headers where a file gives no pi
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gsjax.io import point_cloud, posed, posed_checks, posed_pixels
+from gsjax.io import json_text, point_cloud, posed, posed_checks, posed_pixels
 
 AXES = {"opengl": np.diag([1.0, -1.0, -1.0, 1.0]), "opencv": np.eye(4)}
 # Models that are pinhole cameras once the coefficients below vanish.
@@ -94,10 +93,7 @@ def read_blender(folder: str | Path, *, axes: str | None = None) -> posed.PosedI
 
 
 def _load(path: Path) -> dict:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no valid JSON, perhaps truncated ({error})") from error
+    meta = json_text.read(path)
     if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list):
         found = list(meta)[:8] if isinstance(meta, dict) else f"a {type(meta).__name__}"
         raise ValueError(f"{path}: expected an object with a list 'frames', found {found}")
@@ -157,6 +153,8 @@ def _frames(path: Path, meta: Mapping, flip: np.ndarray) -> list[_Frame]:
 
 
 def _resolve(path: Path, text: str) -> Path:
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"{path}: expected the name of a file, found {str(text)[:80]!r}")
     return Path(os.path.normpath(path.parent / text))
 
 
@@ -182,8 +180,11 @@ def _number(keys: Mapping, key: str, name: str) -> float | None:
     value = keys.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"camera of {name!r}: {key}: expected a finite number, found {value!r}")
+    fine = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fine or not abs(value) < 2**63:  # NaN too; integers beyond float64 exist in JSON
+        raise ValueError(
+            f"camera of {name!r}: {key}: expected a finite number, found {str(value)[:80]!r}"
+        )
     return float(value)
 
 
@@ -228,6 +229,8 @@ def _named_splits(path: Path, meta: Mapping, frames: list[_Frame]) -> dict | Non
         listed = meta.get(f"{split}_filenames")
         if listed is None:
             continue
+        if not isinstance(listed, list):
+            raise ValueError(f"{path}: {split}_filenames: expected a list, found {listed!r:.80}")
         unknown = [text for text in listed if _resolve(path, text) not in place]
         if unknown:
             raise ValueError(

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gsjax.io import json_text
+
 MAGIC = b"GSPACK1\n"
 TYPES = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
@@ -58,8 +60,9 @@ def unpack(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     (length,) = struct.unpack("<I", data[len(MAGIC) : _HEAD])
     start = _HEAD + length
     try:
-        header = json.loads(data[_HEAD:start])
-        meta, entries = header["meta"], header["arrays"]
+        header = json_text.parse(bytes(data[_HEAD:start]), "header", dict)
+        meta = json_text.member(header, "meta", dict, "header")
+        entries = json_text.member(header, "arrays", list, "header")
         arrays = {str(name): _view(data, start, *rest) for name, *rest in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"data: a damaged record ({error}); make the set again") from None

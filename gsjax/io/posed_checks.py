@@ -19,6 +19,7 @@ BEHIND_SHARE = 0.9
 # distance to the cameras; otherwise the point says nothing about the direction of view.
 MEETING_SHARE = 0.3
 MAX_NAMED = 3
+MOST_PIXELS = 1 << 20  # a side of a photograph
 # What to do with photographs through a lens: the way out of three messages.
 UNDISTORT = (
     "undistort the photographs first. With a COLMAP model (ns-process-data leaves one in "
@@ -34,9 +35,17 @@ def first_few(names: Sequence) -> str:
     return shown + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; names that no file can have are those of none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
 def check_files(paths: Sequence[Path], source: str, kind: str = "image"):
     """Raises FileNotFoundError where some of the files do not exist; names up to three."""
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not is_file(path)]
     if missing:
         raise FileNotFoundError(
             f"{source}: {len(missing)} of {len(paths)} {kind} files are missing: "
@@ -73,7 +82,7 @@ def to_rigid(matrix, name: str) -> np.ndarray:
     """
     try:
         found = np.asarray(matrix, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"pose of {name!r}: expected a 4x4 matrix of numbers") from error
     if found.shape not in ((3, 4), (4, 4)):
         raise ValueError(
@@ -116,9 +125,10 @@ def invert_rigid(pose: np.ndarray) -> np.ndarray:
 
 def check_intrinsics(matrix: np.ndarray, width: int, height: int, name: str):
     """Raises unless [3, 3] ``matrix`` is a pinhole camera's and the size is positive."""
-    if width < 1 or height < 1:
+    if not (1 <= width <= MOST_PIXELS and 1 <= height <= MOST_PIXELS):
         raise ValueError(
-            f"camera of {name!r}: expected a positive size, found {width} x {height} pixels"
+            f"camera of {name!r}: expected a positive size, found {width} x {height} pixels (a side "
+            f"has at most {MOST_PIXELS})"
         )
     if matrix[2].tolist() != [0, 0, 1] or matrix[1, 0] != 0:
         raise ValueError(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gsjax.io import posed_checks
+from gsjax.io import npz, picture_file, posed_checks
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -37,23 +37,13 @@ def image_header(path: Path) -> tuple[int, int, bool]:
 
 
 def _open(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable picture ({error})") from error
+    return picture_file.opened(path, str(path))
 
 
 def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """The picture, fully decoded; a truncated or damaged file is a ValueError."""
     with _open(path) as image:
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"{path}: truncated or damaged picture ({error}); copy the file again"
-            ) from error
+        picture_file.load(image, str(path))
         return convert(image)
 
 
@@ -124,13 +114,15 @@ def with_known_suffix(path: Path) -> Path:
 
     Serves file names without extension; the first guess is returned where no file exists.
     """
-    if path.is_file():
+    if posed_checks.is_file(path):
         return path
     known = path.suffix.lower() in IMAGE_SUFFIXES
     base = path.with_suffix("") if known else path
     guesses = [base.with_name(base.name + s) for s in IMAGE_SUFFIXES]
     guesses += [base.with_name(base.name + s.upper()) for s in IMAGE_SUFFIXES]
-    return next((guess for guess in guesses if guess.is_file()), path if known else guesses[0])
+    return next(
+        (guess for guess in guesses if posed_checks.is_file(guess)), path if known else guesses[0]
+    )
 
 
 def load_images(posed, *, background: Sequence[float] | None = None) -> list[np.ndarray]:
@@ -234,10 +226,9 @@ def load_depths(posed, *, scale: float | None = None) -> list[np.ndarray] | None
     def load(i: int) -> np.ndarray:
         path = posed.depth_paths[i]
         if path.suffix == ".npy":
-            try:
-                array = np.load(path)
-            except (OSError, ValueError, EOFError) as error:
-                raise ValueError(f"{path}: unreadable or truncated array ({error})") from error
+            array = npz.parse(path.read_bytes(), str(path))
+            if array.dtype.kind not in "fiu":
+                raise ValueError(f"{path}: depth of type {array.dtype}; expected numbers")
         else:
             array = np.asarray(_decode(path, lambda image: image.copy()))
         depth = _nearest(array, path, posed, i, "depth map").astype(np.float32) * np.float32(scale)

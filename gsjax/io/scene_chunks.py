@@ -9,20 +9,17 @@ else (``torch_pickle``); files are mapped, so that only what is used is read.
 """
 
 import dataclasses
-import io
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from gsjax.io import torch_pickle
+from gsjax.io import json_text, picture_file, posed_checks, torch_pickle
 
 INDEX = "index.json"
 COLUMNS = 18
 FOCALS = (0.2, 3.0)  # plausible focal lengths as shares of the picture
 ROTATION_TOLERANCE = 1e-3  # of the determinant and of R R^T
-_BROKEN = (OSError, ValueError, SyntaxError)  # what Pillow raises for damaged pictures
 FARTHEST = 1e3  # units of the scene; DL3DV has scenes whose reconstruction failed
 
 
@@ -133,16 +130,16 @@ def read_index(folder) -> dict[str, Path]:
             f"{INDEX} beside its .torch files"
         )
     try:
-        found = json.loads(path.read_text())
+        found = json_text.read(path)
     except ValueError as error:
-        raise SceneChunkError(f"{path}: not readable JSON ({error})") from None
+        raise SceneChunkError(str(error)) from None
     if type(found) is not dict or not all(type(name) is str for name in found.values()):
         raise SceneChunkError(f"{path}: expected {{scene: chunk file}}")
     names = dict.fromkeys(found.values())
     for name in names:
         if not name or PurePosixPath(name).name != name or "\\" in name:
             raise SceneChunkError(f"{path}: {name[:80]!r} is no file name of this folder")
-    absent = [name for name in names if not (folder / name).is_file()]
+    absent = [name for name in names if not posed_checks.is_file(folder / name)]
     if absent:
         raise SceneChunkError(
             f"{path}: {len(absent)} of {len(names)} chunks are missing, the first is {absent[0]}; get "
@@ -242,12 +239,10 @@ def picture_size(data, name: str) -> tuple[int, int]:
     Raises:
         SceneChunkError: the bytes are no picture.
     """
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(bytes(data))) as picture:
+        with picture_file.opened(bytes(data), "file") as picture:
             return picture.height, picture.width
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except ValueError as error:
         raise SceneChunkError(f"{name}: {len(data)} bytes that are no picture ({error})") from None
 
 
@@ -296,10 +291,7 @@ def decode_picture(data, name: str) -> np.ndarray:
     Raises:
         SceneChunkError: damaged or cut short.
     """
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(bytes(data))) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+        return picture_file.decoded(bytes(data), "file", "RGB")
+    except ValueError as error:
         raise SceneChunkError(f"{name}: a damaged picture ({error}); get the file again") from None

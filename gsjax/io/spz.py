@@ -39,6 +39,10 @@ _ANTIALIASED, _HAS_EXTENSIONS = 1, 2
 _COLOR_SCALE = 0.15
 _MAX_DEGREE_WRITTEN = 3  # readers of versions 2 and 3 know no degree 4
 _MAX_FRACTIONAL_BITS = 23
+# A header may promise this many bytes for each of the file's; deflate packs 1032 to one at best.
+_MOST_RATIO = 1100
+_PIECE = 1 << 20  # bytes unpacked at a time where nothing says how many there are
+_WINDOW = 1 << 27  # of a Zstandard frame: the largest that its own program unpacks unasked
 
 # Signs of the 25 SH basis functions under (x, y, z) -> (x, -y, -z): -1 where the polynomial is odd in
 # y and z together.
@@ -228,12 +232,7 @@ def _half_turn(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _parse(data: bytes, source: str) -> tuple[Header, bytes]:
     """The checked header, and the bytes it stands in: unpacked before version 4, else the file."""
     if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise records.SplatFormatError(
-                f"{source}: truncated or damaged gzip stream: {error}"
-            ) from error
+        data = _inflate(data, source)
     if len(data) < _HEADER.size or data[:4] != _MAGIC.to_bytes(4, "little"):
         raise records.SplatFormatError(
             f"{source}: not an SPZ file: it starts with {data[:8]!r}, expected b'NGSP' and a header "
@@ -252,6 +251,43 @@ def _parse(data: bytes, source: str) -> tuple[Header, bytes]:
     extended = bool(flags & _HAS_EXTENSIONS)
     antialiased = bool(flags & _ANTIALIASED)
     return Header(version, num, degree, fractional_bits, antialiased, extended), data
+
+
+def _inflate(data: bytes, source: str) -> bytes:
+    """What a gzip file holds, up to the size that its header promises and one byte more.
+
+    Extension records behind the columns are checked, by the stream's own sum, but not kept.
+    """
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        head = stream.decompress(data, _HEADER.size)
+        if len(head) < _HEADER.size or head[:4] != _MAGIC.to_bytes(4, "little"):
+            return head
+        _, version, num, degree, _, flags, _ = _HEADER.unpack(head)
+        most = sum(Header(version, num, degree, 0, False, False).column_sizes)
+        _check_promise(most, len(data), source)
+        body = stream.decompress(stream.unconsumed_tail, most + 1)
+        while flags & _HAS_EXTENSIONS and stream.unconsumed_tail:
+            stream.decompress(stream.unconsumed_tail, _PIECE)
+    except zlib.error as error:
+        raise records.SplatFormatError(
+            f"{source}: truncated or damaged gzip stream: {error}"
+        ) from error
+    whole = stream.eof and not stream.unused_data.strip(b"\0")
+    if not whole and (len(body) <= most or flags & _HAS_EXTENSIONS):
+        raise records.SplatFormatError(
+            f"{source}: truncated or damaged gzip stream: no end mark, or bytes behind it"
+        )
+    return head + body
+
+
+def _check_promise(unpacked: int, packed: int, source: str):
+    """Refuses a header that promises more than its file can hold, before memory is taken."""
+    if unpacked > _MOST_RATIO * packed + _PIECE:
+        raise records.SplatFormatError(
+            f"{source}: damaged header: it promises {unpacked} bytes, which a file of {packed} bytes "
+            f"does not hold (at most {_MOST_RATIO} to one)"
+        )
 
 
 def _columns(data: bytes, source: str) -> tuple[Header, list[np.ndarray]]:
@@ -282,6 +318,7 @@ def _streams(data: bytes, sizes: list[int], source: str) -> list[bytes]:
             f"{source}: SPZ version 4 needs the package zstandard: pip install 'gsjax[io]', or "
             f"convert the file to version 3"
         ) from error
+    _check_promise(sum(sizes), len(data), source)
     sizes = [size for size in sizes if size]
     if len(data) < _HEADER_4_SIZE:
         raise records.SplatFormatError(f"{source}: truncated in its header")
@@ -302,10 +339,15 @@ def _streams(data: bytes, sizes: list[int], source: str) -> list[bytes]:
                 f"{source}: stream {index} truncated or of the wrong size: {len(chunk)} of {packed} "
                 f"bytes, holding {unpacked}, expected {size}"
             )
+        # A frame's own idea of its size would be taken for true by decompress(): read it in pieces.
         try:
-            found.append(zstandard.ZstdDecompressor().decompress(chunk, max_output_size=size))
+            reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(chunk)
+            pieces = [reader.read(_PIECE)]
+            while pieces[-1] and sum(map(len, pieces)) <= size:
+                pieces.append(reader.read(_PIECE))
         except zstandard.ZstdError as error:
             raise records.SplatFormatError(f"{source}: stream {index}: {error}") from error
+        found.append(b"".join(pieces))
         if len(found[-1]) != size:
             raise records.SplatFormatError(
                 f"{source}: stream {index} holds {len(found[-1])} bytes, expected {size}"

@@ -8,13 +8,12 @@ Reading safetensors needs the package safetensors (extra ``clip``); PyTorch file
 read by ``io.torch_pickle``, which runs none of their code.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
-from gsjax.io import torch_pickle
+from gsjax.io import json_text, torch_pickle
 
 TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 # What a folder is searched for, best first.
@@ -193,7 +192,7 @@ def read_metadata(path: epath.PathLike) -> dict[str, str]:
             size = int.from_bytes(file.read(8), "little")
             if size > _MAX_HEADER:
                 raise ValueError(f"a header of {size} bytes")
-            found = json.loads(file.read(size)).get("__metadata__", {})
+            found = json_text.parse(file.read(size), "header", dict).get("__metadata__") or {}
             return {str(name): str(text) for name, text in found.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(
@@ -214,7 +213,7 @@ def _safetensor(file, name: str, path: epath.Path) -> np.ndarray:
 def _open_sharded(path: epath.Path) -> StateDict:
     """All shards that an index names, as one."""
     try:
-        places = json.loads(path.read_text())["weight_map"]
+        places = json_text.read(path, dict)["weight_map"]
         by_file: dict[str, list[str]] = {}
         for name, file in places.items():
             by_file.setdefault(_plain_name(file), []).append(name)

@@ -124,7 +124,7 @@ def beside(path: str, name: str, parse: Callable[[Mapping], Any], known: Iterabl
         return None
     try:
         return parse(json.loads(file.read_text()))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{file}: cannot be used ({type(error).__name__}: {error}); if it belongs to another "
             f"model, move the weights away from it and give ?arch= with one of {list(known)}"

@@ -122,7 +122,7 @@ def config_of_json(text: str, what: str = "config.json") -> sd_vae.Config:
     """
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{what}: not readable JSON ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{what}: expected an object, found a {type(found).__name__}")
@@ -136,7 +136,7 @@ def config_of_json(text: str, what: str = "config.json") -> sd_vae.Config:
         ("up_block_types", "UpDecoderBlock2D"),
     ):
         kinds = found.get(key) or []
-        if any(one != kind for one in kinds):
+        if not isinstance(kinds, list) or any(one != kind for one in kinds):
             wrong.append(f"{key}={kinds!r}, expected {kind!r} alone")
     sizes = {}
     for theirs, ours in _SIZES.items():

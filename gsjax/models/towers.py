@@ -15,6 +15,8 @@ import importlib
 import io
 import json
 import re
+import struct
+import tokenize
 import urllib.parse
 import zipfile
 import zlib
@@ -159,6 +161,14 @@ def save(path, kind: str, config: Mapping, params: Mapping, notes: Mapping | Non
     return digest
 
 
+# What a damaged archive makes zipfile and NumPy raise: an array's header is parsed as Python.
+_BROKEN = (
+    *(KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, OverflowError),
+    *(MemoryError, RuntimeError, IndexError, SyntaxError, zipfile.BadZipFile, zlib.error),
+    *(struct.error, tokenize.TokenError),
+)
+
+
 def read(path) -> tuple[dict, dict]:
     """Reads a weight file.
 
@@ -177,7 +187,7 @@ def read(path) -> tuple[dict, dict]:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(arrays.pop(_META).tobytes())
         intact = digest_of(meta["kind"], meta["config"], arrays) == meta["digest"]
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except _BROKEN as error:
         raise ValueError(
             f"towers: {path} is not a weight file of gsjax, or is damaged ({error})"
         ) from None

@@ -100,9 +100,10 @@ def _pack(value) -> dict:
 
 
 def _unpack(packed, what: str):
-    if zlib.crc32(packed["json"].encode()) != int(packed["crc"]):
+    text, crc = packed["json"], packed["crc"]
+    if not isinstance(text, str) or zlib.crc32(text.encode("utf-8", "replace")) != int(crc):
         raise DamagedCheckpoint(f"{what}: checksum differs")
-    return json.loads(packed["json"])
+    return json.loads(text)
 
 
 def _layout(tree) -> dict[str, list]:

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from gsjax.io import archive
+from gsjax.io import archive, json_text
 from gsjax.train import checkpoint
 from gsjax.train import state as state_lib
 
@@ -75,7 +75,9 @@ def _from_run(path) -> Trained:
     home = next((place for place in places if (place / "config.json").exists()), None)
     if home is None:
         raise ValueError(f"run: {folder} has no config.json; name the --workdir of a training run")
-    config = ml_collections.ConfigDict(json.loads((home / "config.json").read_text()))
+    config = ml_collections.ConfigDict(json_text.read(home / "config.json", dict))
+    if not isinstance(config.get("system"), str):
+        raise ValueError(f"run: {home / 'config.json'} names no system; it is no config of a run")
     loaded = checkpoint.load_variables(path, _abstract(path))
     towers = home / TOWERS_FILE
     return Trained(
@@ -83,7 +85,7 @@ def _from_run(path) -> Trained:
         config=config,
         arrays={name: np.asarray(value) for name, value in loaded.arrays.items()},
         step=loaded.step,
-        towers=json.loads(towers.read_text()) if towers.exists() else None,
+        towers=json_text.read(towers, dict) if towers.exists() else None,
     )
 
 

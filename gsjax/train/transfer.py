@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from gsjax.io import safetensors_file, weights
+from gsjax.io import json_text, safetensors_file, weights
 from gsjax.train import state as state_lib
 from gsjax.train import trained
 
@@ -46,7 +46,9 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
                 f"{path}: holds no backbone of this package (no {_ABOUT!r} in its header); write one "
                 "with `gsjax export-backbone`"
             )
-        return weights.read_state_dict(path), json.loads(metadata[_ABOUT])
+        return weights.read_state_dict(path), json_text.parse(
+            metadata[_ABOUT], f"{path}: {_ABOUT}", dict
+        )
     run = trained.load(path)
     arrays = {name: value for name, value in run.arrays.items() if is_backbone(name)}
     if not arrays:

@@ -120,7 +120,7 @@ def test_fit_names_sources_that_are_none(photographs, tmp_path, capsys):
     assert str(tmp_path) in _one_line(capsys, "fit")
     (tmp_path / "transforms.json").write_text('{"frames": [')
     assert _fit(tmp_path, tmp_path / "out") == 2
-    assert "no valid JSON" in _one_line(capsys, "fit")
+    assert "not readable JSON" in _one_line(capsys, "fit")
     (tmp_path / "empty.obj").write_text("")
     assert _fit(tmp_path / "empty.obj", tmp_path / "out") == 2
     assert "empty.obj" in _one_line(capsys, "fit")

@@ -21,7 +21,7 @@ from etils import epath
 
 from gsjax.data import features as features_lib
 from gsjax.data import store, templates
-from gsjax.io import weights
+from gsjax.io import npz, weights
 from gsjax.models import semantic_towers
 
 FORMAT = 1
@@ -171,8 +171,7 @@ def _write(path: epath.Path, found: Features) -> None:
 
 
 def _read(path: epath.Path) -> Features:
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = npz.read(path)
     return Features(
         images={k.removeprefix("images/"): v for k, v in arrays.items() if k.startswith("images/")},
         sentences=tuple(json.loads(arrays["sentences"].tobytes())),
