@@ -42,16 +42,19 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 _LITERAL = re.compile(r"(``.+?``|`[^`\n]+`)")
+_BULLET = re.compile(r"\s*\* ")
 
 
 def _as_written(app, what, name, obj, options, lines):
     """Keeps stars, bars and trailing underscores of docstrings from being read as markup."""
     for place, line in enumerate(lines):
-        parts = _LITERAL.split(line)
+        bullet = _BULLET.match(line)
+        start = bullet[0] if bullet else ""
+        parts = _LITERAL.split(line[len(start) :])
         for i in range(0, len(parts), 2):
             parts[i] = re.sub(r"([*|\\])", r"\\\1", parts[i])
             parts[i] = re.sub(r"(?<=\w)_(?!\w)", r"\\_", parts[i])
-        lines[place] = "".join(parts)
+        lines[place] = start + "".join(parts)
 
 
 def setup(app):

@@ -74,7 +74,7 @@ def parse(text: str) -> Requirement:
     spec, _, marker = text.partition(";")
     extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker)
     match = re.fullmatch(r"\s*([\w.-]+(?:\[[\w,.-]+\])?)\s*\(?([^)]*)\)?\s*", spec)
-    if match is None:
+    if match is None or not re.fullmatch(r"([<>=!~]+\s*[\w.*+!-]+\s*,?\s*)*", match[2]):
         raise ValueError(f"requirement: cannot read {text!r}; expected NAME>=VERSION")
     bounds = re.findall(r"(>=|<=|==|!=|~=|<|>)\s*([^\s,]+)", match[2])
     return Requirement(match[1], tuple(bounds), extra[1] if extra else "")
