@@ -31,6 +31,7 @@ templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "gsjax"
 html_show_sourcelink = False
+smartquotes = False  # dots of shapes and dashes of options stay what they are
 
 myst_heading_anchors = 3
 
