@@ -22,6 +22,12 @@ HELP = (
     "check and convert weights of Uni3D, OpenCLIP, Hugging Face CLIP, EVA-CLIP, cross-modal, MVSplat, "
     "DepthSplat"
 )
+EXAMPLES = """
+gsjax convert openclip weights/open_clip_model.safetensors                # checks and describes
+gsjax convert openclip open_clip_pytorch_model.bin --arch ViT-B-32 --out towers.safetensors
+gsjax convert uni3d uni3d-b.pt --out uni3d_base.npz
+gsjax convert depthsplat depthsplat.pth --out depthsplat.npz --licence MIT
+"""
 
 TOWERS = ("openclip", "hf_clip", "evaclip")
 FEED_FORWARD = ("mvsplat", "depthsplat")

@@ -5,6 +5,11 @@ import pathlib
 import sys
 
 HELP = "embed every splat file of a folder with a trained CLIP-GS; or export a run to one file"
+EXAMPLES = """
+gsjax embed splats/ --out splats.npz
+gsjax embed splats/ --out splats.npz --run runs/clip_gs --up z
+gsjax embed --export encoder.npz --run runs/clip_gs       # the run as one file
+"""
 DEFAULT = "clip_gs_objects_cc0.npz"  # in gsjax/assets
 SKIPPED = 1  # exit status if some files could not be embedded
 BATCH = 16

@@ -3,6 +3,10 @@
 import argparse
 
 HELP = "write the backbone of a pre-training run as safetensors"
+EXAMPLES = """
+gsjax export-backbone runs/unipre3d --out backbone.safetensors
+gsjax train --config finetune_objects --workdir runs/tuned --config.init_backbone=backbone.safetensors
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,12 @@ import argparse
 import sys
 
 HELP = "fit Gaussians to photographs (COLMAP, nerfstudio, Blender) or to a mesh"
+EXAMPLES = """
+gsjax fit photographs/ --out runs/scene                    # laptop size
+gsjax fit photographs/ --out runs/scene --size paper       # a GPU, 30,000 steps
+gsjax fit photographs/ --out runs/try --size quick --downscale 8
+gsjax fit mesh.glb --out runs/mesh
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

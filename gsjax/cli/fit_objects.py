@@ -9,6 +9,11 @@ import sys
 import time
 
 HELP = "fit Gaussians to many meshes at once, resumable, by shards"
+EXAMPLES = """
+gsjax fit-objects meshes/ --out runs/objects
+gsjax fit-objects meshes/ --out runs/objects --shard 3 --num_shards 16     # one of sixteen machines
+gsjax fit-objects objects_cc0 --out runs/try --limit 4 --num_steps 200
+"""
 EXIT_CODE = 42  # stopped in time, start me again
 RECIPES = ("fast", "paper", "modelnet10", "modelnet10_parity")
 

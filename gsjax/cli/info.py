@@ -7,6 +7,10 @@ from importlib import metadata
 from gsjax.cli import render
 
 HELP = "show versions, devices and rasterizer backends; with files, what they hold"
+EXAMPLES = """
+gsjax info
+gsjax info scene.ply scene.spz
+"""
 
 _PACKAGES = (
     "gsjax jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets chex numpy".split()

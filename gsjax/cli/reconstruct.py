@@ -10,6 +10,11 @@ import argparse
 from pathlib import Path
 
 HELP = "a few photographs with known cameras to a splat file, by a trained network, without fitting"
+EXAMPLES = """
+gsjax reconstruct photographs/ --weights runs/pm_loss --out scene.ply
+gsjax reconstruct a.png b.png --cameras transforms.json --weights mvsplat.npz --out scene.ply
+gsjax reconstruct photographs/ --weights mvsplat.npz --out scene.ply --check lines.png
+"""
 _SHOWN = 768  # pixels along a side of photographs in the picture of epipolar lines
 COLMAP = (
     "poses of these pictures are not known. Estimate them with COLMAP, which also takes the lens out:\n"

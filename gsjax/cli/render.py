@@ -5,6 +5,11 @@ import math
 import pathlib
 
 HELP = "render a splat file to PNG, or to a GIF or MP4 turntable, from an orbit around it"
+EXAMPLES = """
+gsjax render scene.ply --out views.png --views 4
+gsjax render scene.ply --out turn.gif --views 32 --fps 12
+gsjax render scene.splat --out depth.png --depth --size 800 --up=-y
+"""
 
 # Kind of output by the ending of --out.
 _STILL, _VIDEOS = ".png", (".gif", ".mp4")

@@ -8,6 +8,11 @@ import pathlib
 import sys
 
 HELP = "rank a folder of splat files by a sentence or a picture; list, HTML page, PNG sheet"
+EXAMPLES = """
+gsjax search splats/ --text "a wooden chair"
+gsjax search splats/ --text "a tree" --top 20 --html page.html --png page.png
+gsjax search splats.npz --image chair.png
+"""
 KEPT = ".gsjax_search.npz"  # in the folder
 
 

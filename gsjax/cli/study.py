@@ -23,6 +23,10 @@ import time
 from typing import Any, NamedTuple
 
 HELP = "run the missing runs of a study and print its table"
+EXAMPLES = """
+gsjax study configs/studies/pm_loss.py --report          # the table of the rows that are there
+gsjax study configs/studies/pm_loss.py                   # runs what is missing first
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,10 @@ cross-modal thesis: scikit-learn's t-SNE with its defaults and seed 42, a colour
 import argparse
 
 HELP = "draw t-SNE figures of a cross-modal run's features"
+EXAMPLES = """
+gsjax tsne runs/cross_modal --out features.png
+gsjax tsne runs/cross_modal --out features.pdf --split test --views 1 8
+"""
 SEED = 42
 _SIZE = 2.6  # inches a panel
 

@@ -6,6 +6,11 @@ import time
 from gsjax.cli import render
 
 HELP = "show a splat file, or the scene.ply of a run's folder, in the browser"
+EXAMPLES = """
+gsjax view scene.ply
+gsjax view runs/scene --port 9000                        # the scene.ply of a run
+gsjax view scene.ply --mode client --host 0.0.0.0
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

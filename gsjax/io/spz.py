@@ -2,7 +2,7 @@
 
 Versions 2 and 3 are one gzip stream of a 16-byte header and six columns; version 4 is a 32-byte
 header, a table of contents and one Zstandard stream a column (reading it needs the package
-zstandard). Little endian; one entry a Gaussian:
+zstandard). Little endian; one entry a Gaussian::
 
   header     magic 'NGSP' u32, version u32, count u32, SH degree u8, fractional bits u8, flags u8
              (1 = trained antialiased, 2 = extension records follow), one more byte

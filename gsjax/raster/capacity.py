@@ -42,9 +42,9 @@ def plan_capacity(
     use inside jit: the answer decides shapes. Rasterizing with less is right too, in more passes.
 
     Args:
-      means, quats, scales, opacities, viewmats, Ks, width, height, covars, rasterize_mode,
-        camera_model, radial_coeffs, tangential_coeffs, near_plane, far_plane, radius_clip, eps2d,
-        tile_size, backend: as for `rasterize`.
+      means, quats, scales, opacities, viewmats, Ks, width, height: as for `rasterize`.
+      covars, rasterize_mode, camera_model, radial_coeffs, tangential_coeffs: likewise.
+      near_plane, far_plane, radius_clip, eps2d, tile_size, backend: likewise.
       headroom: factor on the measured count, for Gaussians that will move or grow.
       limit: upper bound of the answer; beyond it, several passes serve better than memory.
 

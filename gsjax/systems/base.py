@@ -1,7 +1,8 @@
 """The protocol between a system (a paper) and everything that trains or evaluates it.
 
 ``train`` and ``evals`` know systems only through this file. A system folder's ``system.py`` exports
-``build(config) -> System``; ``config.system = 'clip_gs'`` resolves to ``gsjax.systems.clip_gs``.
+``build(config) -> System``; ``config.system = 'clip_gs'`` resolves to ``gsjax.systems.clip_gs``, and a
+dotted name, 'mylab.moments', to a package of one's own (docs/adding_a_system.md).
 """
 
 import dataclasses
@@ -106,11 +107,31 @@ def build(config) -> System | Procedure:
     """Builds the system that ``config.system`` names.
 
     Raises:
-        ValueError: no such system; the message lists the known ones.
+        ValueError: no such system; the message lists the known ones. Or a package of one's own that
+            cannot be found, or without ``build``.
     """
     import gsjax.systems as systems
 
     known = sorted(m.name for m in pkgutil.iter_modules(systems.__path__) if m.ispkg)
-    if config.system not in known:
-        raise ValueError(f"config.system: unknown system {config.system!r}; known: {known}")
-    return importlib.import_module(f"gsjax.systems.{config.system}.system").build(config)
+    if config.system in known:
+        return importlib.import_module(f"gsjax.systems.{config.system}.system").build(config)
+    if "." not in config.system:
+        raise ValueError(
+            f"config.system: unknown system {config.system!r}; known: {known}, or the dotted name of a "
+            "package of your own (docs/adding_a_system.md)"
+        )
+    name = f"{config.system}.system"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # the package is there, and something that it imports is not
+        raise ValueError(
+            f"config.system: {config.system!r}: {error}; expected a package with a file system.py, whose "
+            "parent folder is on PYTHONPATH"
+        ) from error
+    if not hasattr(module, "build"):
+        raise ValueError(
+            f"config.system: {name} exports no build(config) (docs/adding_a_system.md)"
+        )
+    return module.build(config)

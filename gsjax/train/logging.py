@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl, TensorBoard events, log lines, a progress bar, eval.json.
+"""What a run says: metrics.jsonl, TensorBoard events, log lines, a progress bar, eval.json, wandb.
 
 Only process 0 writes. Every line reaches the file before the checkpoint of its step is begun, so a
 resumed run drops what lies past its checkpoint and writes it again: no step is lost or doubled.
@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import jax
 from absl import logging as absl_logging
 from etils import epath
+
+from gsjax.train import wandb_board
 
 PACKAGES = "gsjax jax jaxlib flax optax orbax-checkpoint grain numpy ml-collections".split()
 
@@ -106,7 +108,7 @@ class RunLog:
         self._batch_size = batch_size
         self._active = jax.process_index() == 0
         self._bar = None
-        self._events = None
+        self._events = self._board = None
         self.history: list[dict] = self._read_history(start)
         self.restart_clock(start or 0, 0.0)
         if not self._active:
@@ -115,6 +117,7 @@ class RunLog:
         if start is not None:
             self._lines.keep(lambda line: line["step"] <= start)
         self._events = self._open_events(start)
+        self._board = wandb_board.open_from_environment(self._folder)
         if sys.stderr.isatty() and num_steps > (start or 0):
             import tqdm
 
@@ -204,6 +207,8 @@ class RunLog:
             self.say("eval step %d %s %.5g", step, name, value)
 
     def _scalars(self, group: str, step: int, values: dict) -> None:
+        if self._board is not None:
+            self._board.add(group, step, values)
         if self._events is not None:
             for name, value in values.items():
                 # TensorBoard's names have no '@'.
@@ -216,6 +221,8 @@ class RunLog:
             self._bar.close()
         if self._events is not None:
             self._events.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _json(value: float):

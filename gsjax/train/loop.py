@@ -285,7 +285,8 @@ def evaluate(
 
     Args:
         config: the whole tree; names are modules of ``gsjax.evals``, each exporting ``Evaluator``. What
-            follows a slash tells several of one module apart: 'posed_views/extrapolation'.
+            follows a slash tells several of one module apart: 'posed_views/extrapolation'. An option
+            ``module`` is the dotted name of a module outside gsjax that takes the place of the name's.
         system: what is evaluated.
         variables: on the mesh.
         mesh: from :func:`gsjax.train.sharding.make_mesh`.
@@ -303,7 +304,10 @@ def evaluate(
 
     results = {}
     for name, options in config.eval.evaluators.items():
-        evaluator = _evaluator(name)(system, options)
+        module = options.get("module", "")
+        if module:
+            options = {k: v for k, v in options.items() if k != "module"}
+        evaluator = _evaluator(module or name)(system, options)
         for metric, value in evaluator.run(variables, put_batch).items():
             results[f"{name}/{metric}"] = float(value)
         if details is not None:
@@ -337,11 +341,14 @@ def _load_all(source, abstract):
 
 
 def _evaluator(name: str):
-    module = f"gsjax.evals.{name.partition('/')[0]}"
+    """The class of a module of ``gsjax.evals``, or of one's own by its dotted name."""
+    module = name.partition("/")[0]
+    if "." not in module:
+        module = f"gsjax.evals.{module}"
     try:
         return importlib.import_module(module).Evaluator
     except ModuleNotFoundError as error:
-        if error.name != module:
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ValueError(f"eval.evaluators: there is no module {module}") from error
 
