@@ -44,7 +44,7 @@ def test_eight_and_sixty_four_gpus(tmp_path):
     # Gradients are summed once, whatever the number of devices.
     sums = {n: row["collectives"]["all-reduce"]["bytes"] for n, row in rows.items()}
     assert sums[8] >= 4 * few["parameters"] and sums[64] < 1.1 * sums[8]
-    assert table.count("| configs/clip_gs.py:quick |") == 2
+    assert table.count("\n| configs/clip_gs.py:quick ") == 2
 
     _run(results, "--devices=8")  # known by the hash of the lowered program
     assert len(results.read_text().splitlines()) == 2

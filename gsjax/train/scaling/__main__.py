@@ -120,7 +120,9 @@ def _compile_here() -> int:
     per_device = _PER_DEVICE.value or max(config.train.batch_size // 8, 1)
     with config.unlocked():
         config.train.batch_size = per_device * devices
-    text = config_flags.get_config_filename(flags.FLAGS["config"])
+    # Where the examples would come from changes nothing; all else is part of the row's name.
+    changed = [item for item in _overrides() if not item.startswith("data.name=")]
+    text = " ".join([config_flags.get_config_filename(flags.FLAGS["config"]), *changed])
     given = dict(target=_TARGET.value, devices=devices, fsdp=_FSDP.value)
     xla_flags = tuple(sorted(os.environ.get("XLA_FLAGS", "").split()))
     about = rows.identity(config, text, per_device=per_device, **given)
@@ -137,7 +139,8 @@ def _compile_here() -> int:
 
 def _overrides() -> list[str]:
     """Settings that the command line changes in the config."""
-    return [arg.removeprefix("--") for arg in sys.argv[1:] if arg.startswith("--config.")]
+    start = "--config."
+    return [arg.removeprefix(start) for arg in sys.argv[1:] if arg.startswith(start)]
 
 
 def _tell(part: dict) -> None:
