@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-# Bits of an element. What is absent (token, opaque) has no size.
+# Bits of an element, where the name does not say.
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 _HEAD = re.compile(r"^\s*(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = ")

@@ -228,6 +228,21 @@ def test_sums_in_nested_scans_count_as_often_as_they_run():
     assert sums["wire"] == 15 * 8 * 4  # 2 (n - 1) / n of two devices
 
 
+PRODUCT = """HloModule product
+
+ENTRY %main (x: f32[8,4], y: f32[4,2]) -> f32[8,2] {
+  %x = f32[8,4]{1,0} parameter(0)
+  %y = f32[4,2]{1,0} parameter(1)
+  %p = (f32[8,2]{1,0}, s8[33554432]{0}) custom-call(%x, %y), custom_call_target="__cublas$lt$matmul"
+  ROOT %r = f32[8,2]{1,0} get-tuple-element(%p), index=0
+}
+"""
+
+
+def test_scratch_space_of_a_library_is_no_traffic():
+    assert traffic.memory_bytes(hlo.parse(PRODUCT)) == (4 * (32 + 8 + 16), 0)
+
+
 def test_memory_traffic_of_a_loop_is_that_of_all_its_passes():
     def program(x, n):
         return jax.lax.scan(lambda c, _: (jnp.sin(c @ c), None), x, length=n)[0]
