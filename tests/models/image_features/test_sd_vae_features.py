@@ -47,8 +47,9 @@ def test_the_range_of_pixels_is_a_choice(folder):
 
 
 def test_zeros_have_the_shapes_of_a_file(folder, monkeypatch):
-    monkeypatch.setattr(sd_vae, "Config", lambda: sd_vae_case.CONFIG)
-    made = base.load("sd_vae?weights=zeros&dtype=bfloat16")
+    with monkeypatch.context() as patched:
+        patched.setattr(sd_vae, "Config", lambda: sd_vae_case.CONFIG)
+        made = base.load("sd_vae?weights=zeros&dtype=bfloat16")
     read = base.load(f"sd_vae:{folder}?dtype=bfloat16", weights.open_state_dict)
 
     def shapes(encoder):
