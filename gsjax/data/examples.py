@@ -96,6 +96,18 @@ def in_memory(examples: Sequence[Mapping]) -> grain.MapDataset:
     return grain.MapDataset.source(examples)
 
 
+def absent(*_):
+    """Stands for the examples of ``data.name='shapes'``: a step can be traced and compiled, not run.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "data.name: 'shapes' has no examples, only their shapes, for programs that compile a step and never run "
+        "it; name a data set to train on"
+    )
+
+
 class _Train:
     """Draws with the generator of the example's place in the sequence."""
 

@@ -18,51 +18,19 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
 from gsjax.raster.blend import mosaic_gpu, pairs
 from gsjax.raster.blend.gpu import tile as tile_math
+from gsjax.train.scaling import targets
 from tests.aot import ahead
 
-TARGETS = {"h100": (9, 0, "H100 80GB HBM3"), "b200": (10, 0, "B200")}
-
-_TARGET_CONFIG = """
-gpu_device_info {{
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84978434048
-  shared_memory_per_block_optin: 232448
-  cuda_compute_capability {{ major: {major} minor: {minor} }}
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}}
-platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 10 }}
-runtime_version {{ major: 12 minor: 9 }}
-device_description_str: "NVIDIA {name}"
-"""
+TARGETS = targets.TARGETS
 
 
 def mesh_of(target: str, topology: str = "1x1x1", axis: str = "x") -> jax.sharding.Mesh:
     """GPUs that need not exist along one axis; a topology is 'hosts x GPUs x 1'."""
-    major, minor, name = TARGETS[target]
-    config = _TARGET_CONFIG.format(major=major, minor=minor, name=name)
-    described = topologies.get_topology_desc(
-        target, platform="cuda", target_config=config, topology=topology
-    )
-    shape = (len(described.devices),)
-    return topologies.make_mesh(topo=described, mesh_shape=shape, axis_names=(axis,))
+    hosts, gpus, _ = map(int, topology.split("x"))
+    return targets.mesh_of(target, (hosts * gpus,), (axis,), hosts)
 
 
 def kernel_arguments(channels: int, num_tiles: int = 8160, capacity: int = 2**20, num: int = 2**17):

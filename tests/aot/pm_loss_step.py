@@ -10,34 +10,32 @@ jax-cuda12-pjrt; run as a program, in a process of its own.
 
 import os
 
+os.environ["JAX_PLATFORMS"] = "cpu"
 # What the compiler does by default needs a device to try kernels on: no trials, no Triton products.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+    + " --xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"  # targets.FLAGS
 )
 
 import argparse
 import json
 import time
 
-from tests.aot import compile_cuda  # sets the platform before JAX starts
-
-import jax  # isort: skip
+import jax
 import numpy as np
 
 from configs import pm_loss
 from gsjax.models.feedforward import depthsplat
 from gsjax.systems import base
-from gsjax.train import optim, sharding
 from gsjax.train import state as state_lib
-from gsjax.train import step as step_lib
+from gsjax.train.scaling import steps, targets
 
 
-def configured(views: int, targets: int, remat: bool, size: str):
+def configured(views: int, target_views: int, remat: bool, size: str):
     """The recipe of the paper for one device."""
     config = pm_loss.get_config(f"paper,data=records,size={size}")
     config.data.context_views = (views, views)
-    config.data.target_views = targets
+    config.data.target_views = target_views
     config.data.teacher.kind = "depth"  # the step is that of a cache, which would have to exist
     config.data.depths = True
     config.model.remat = remat
@@ -58,34 +56,10 @@ def compiled(config, target: str):
     """(compiled step, seconds of tracing and lowering, of compiling, shapes of the parameters)."""
     system = base.build(config)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    optimizer = optim.build(config.optim, 1000, shapes["params"], system.param_rules)
-    mesh = compile_cuda.mesh_of(target)
-    mesh = jax.sharding.Mesh(mesh.devices.reshape(1, 1), sharding.BATCH_AXES)
-
-    def create(key):
-        return state_lib.create(system.init(key), optimizer, ema=config.optim.ema > 0)
-
-    state = jax.eval_shape(create, jax.random.key(0))
-    shardings = sharding.of_state(mesh, state)
-    state = jax.tree.map(_placed, state, shardings)
-    whole, rows = sharding.replicated(mesh), sharding.batch(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((config.train.batch_size, *x.shape), x.dtype, sharding=rows)
-        for name, x in system.batch_spec.items()
-    }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
+    step = steps.step_for(config, steps.mesh_for(1, target=target), system)
     start = time.monotonic()
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        step = step_lib.compile_step(system, optimizer, mesh, shardings)
-        lowered = step.lower(state, batch, key)
-        middle = time.monotonic()
-        done = lowered.compile()
-    return done, middle - start, time.monotonic() - middle, shapes["params"]
-
-
-def _placed(x, where):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    done = step.lowered.compile()
+    return done, step.seconds, time.monotonic() - start, shapes["params"]
 
 
 def estimate(config, size: str) -> dict[str, float]:
@@ -103,7 +77,7 @@ def estimate(config, size: str) -> dict[str, float]:
 def main(argv=None) -> None:
     """Compiles one step and prints its line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", choices=tuple(compile_cuda.TARGETS), default="h100")
+    parser.add_argument("--target", choices=tuple(targets.TARGETS), default="h100")
     parser.add_argument("--size", default="base_448")
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--targets", type=int, default=8)

@@ -1,6 +1,5 @@
 """The kernels compile for real GPUs: no stack, no spills. See `compile_cuda.py`."""
 
-import importlib.util
 import pathlib
 import re
 import subprocess
@@ -9,21 +8,16 @@ import sys
 import pytest
 from jax.experimental.mosaic.gpu import utils as gpu_utils
 
+from gsjax.train.scaling import targets
+
 ROOT = pathlib.Path(__file__).parents[2]
 CAN_EMBED_PTX = hasattr(gpu_utils, "inline_ptx")
-
-
-def _has_plugin():
-    try:
-        return any(importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") for n in (12, 13))
-    except ModuleNotFoundError:
-        return False
 
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not _has_plugin(),
+        not targets.can_compile(),
         reason="needs the wheels jax-cuda12-plugin and jax-cuda12-pjrt (no driver)",
     ),
 ]

@@ -11,6 +11,7 @@ decoder's last blocks give. Weights are diffusers' ``AutoencoderKL`` files (docs
     dtype      float32 (default) or bfloat16: what it computes in and its kernels are held in
     groups     32 (default): of the norms, where no config.json tells; shapes do not
     licence    of the weights, kept as text
+    weights    file (default); zeros: the published sizes without any file, for programs that only compile
 """
 
 import dataclasses
@@ -19,12 +20,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from gsjax.models import sd_vae, sd_vae_tables
 from gsjax.models.image_features import base
 
-OPTIONS = dict(range="-1..1", dtype="float32", groups="32", licence="unknown")
+OPTIONS = dict(range="-1..1", dtype="float32", groups="32", licence="unknown", weights="file")
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _RANGES = {"-1..1": (2.0, -1.0), "0..1": (1.0, 0.0)}
@@ -49,19 +51,11 @@ def build(path, options, open_state_dict) -> base.ImageEncoder:
     scale, shift = base.choice("sd_vae", options, "range", _RANGES)
     dtype = base.choice("sd_vae", options, "dtype", _DTYPES)
     groups = base.whole_number("sd_vae", options, "groups", 1, 4096)
-    if not path:
-        raise ValueError(
-            "image encoder 'sd_vae': needs a file, as in 'sd_vae:weights/sd-vae-ft-mse'; "
-            "docs/weights.md says where to get one"
-        )
-    if open_state_dict is None:
-        raise ValueError(
-            "image encoder 'sd_vae': pass open_state_dict=gsjax.io.weights.open_state_dict"
-        )
-    file = find(path)
-    state_dict = open_state_dict(file)
-    config = _config(file, state_dict, groups)
-    arrays = sd_vae_tables.convert(state_dict, config, what=str(path), dtype=dtype)
+    if base.choice("sd_vae", options, "weights", {"file": False, "zeros": True}):
+        base.no_path("sd_vae", path)
+        config, arrays = _zeros(dtype)
+    else:
+        config, arrays = _read(path, groups, dtype, open_state_dict)
     for name in sd_vae.PICTURE_LAYERS:  # behind the map
         del arrays["decoder"][name]
     settings = dict(dataclasses.asdict(config), range=options["range"], dtype=options["dtype"])
@@ -77,6 +71,32 @@ def build(path, options, open_state_dict) -> base.ImageEncoder:
         arrays=base.on_device(arrays),
         apply=functools.partial(features, Settings(config, scale, shift, dtype)),
     )
+
+
+def _zeros(dtype):
+    """(sizes as published, arrays of zeros)."""
+    config = sd_vae.Config()
+    shapes = sd_vae.abstract_params(config)
+    # Vectors stay float32, as those of a file.
+    kinds = jax.tree.map(lambda x: np.float32 if x.ndim == 1 else dtype, shapes)
+    return config, jax.tree.map(lambda x, kind: np.zeros(x.shape, kind), shapes, kinds)
+
+
+def _read(path, groups: int, dtype, open_state_dict):
+    """(sizes, arrays) of a file."""
+    if not path:
+        raise ValueError(
+            "image encoder 'sd_vae': needs a file, as in 'sd_vae:weights/sd-vae-ft-mse'; "
+            "docs/weights.md says where to get one"
+        )
+    if open_state_dict is None:
+        raise ValueError(
+            "image encoder 'sd_vae': pass open_state_dict=gsjax.io.weights.open_state_dict"
+        )
+    file = find(path)
+    state_dict = open_state_dict(file)
+    config = _config(file, state_dict, groups)
+    return config, sd_vae_tables.convert(state_dict, config, what=str(path), dtype=dtype)
 
 
 def find(path) -> epath.Path:

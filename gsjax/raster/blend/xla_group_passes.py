@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.raster import project as projection
-from gsjax.raster.blend import tiles
+from gsjax.raster.blend import devices, tiles
 from gsjax.raster.blend import xla_group_walk as walk
 
 DEFAULT_TILE_SIZE = 16
@@ -49,7 +49,7 @@ def plan(
     if capacity is None:
         capacity = min(grid.count * num, _PASS_SLOTS, max(_ALL_SLOTS // images, 2**12))
     lane_size = 1 if chosen else grid.tile_size
-    if group is None and jax.default_backend() == "cpu":
+    if group is None and devices.abstract() is None and jax.default_backend() == "cpu":
         group = max(_CPU_GROUP_PIXELS // lane_size**2, 1)
     return Plan(grid, int(capacity), float(max_alpha), group, lane_size, absgrad)
 

@@ -70,7 +70,7 @@ def load(config) -> Source:
         ValueError: embeddings of a width other than ``model.embed_dim``, or fewer views than
             ``data.views_per_step``.
     """
-    source = _synthetic(config) if config.data.name == "synthetic" else _stored(config)
+    source = dict(synthetic=_synthetic, shapes=_shapes).get(config.data.name, _stored)(config)
     if config.model.embed_dim not in (0, source.dim):
         raise ValueError(
             f"model.embed_dim: {config.model.embed_dim} found, but the cached embeddings have "
@@ -219,6 +219,23 @@ def _synthetic_example(config, rng, index):
     if config.model.grouping == "cached":
         example = Neighbours(config.model.num_group, config.model.group_size)(example)
     return example
+
+
+def _shapes(config) -> Source:
+    """No data: the width of the embeddings and the number of views are the config's."""
+    if not config.model.embed_dim:
+        raise ValueError(
+            "model.embed_dim: data.name='shapes' has no cached embeddings to take a width from; set it"
+        )
+    return Source(
+        dim=config.model.embed_dim,
+        num_views=config.data.views,
+        class_names=(),
+        class_embeds={},
+        train=examples.absent,
+        evaluate=examples.absent,
+        records=None,
+    )
 
 
 def _synthetic(config) -> Source:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from gsjax.data import scene_sets, scenes
-from gsjax.systems.unipre3d.data import Source
+from gsjax.systems.unipre3d.data import Source, without_data
 
 
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -50,6 +50,8 @@ def load(config) -> Source:
             f"data.references: found {d.references} with model.fusion={config.model.fusion!r}; fusion "
             "'none' reads no picture and needs 0, any other needs data.targets"
         )
+    if d.name == "shapes":
+        return without_data(config)
     found = scene_sets.load(d)
     spec = scenes.SceneSpec(
         num_points=d.num_points,

@@ -1,5 +1,6 @@
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,6 +44,20 @@ def test_the_range_of_pixels_is_a_choice(folder):
     images = case.pictures(4, 4)
     np.testing.assert_allclose(case.run(plain, images), case.run(wide, (images + 1) / 2), atol=1e-5)
     assert plain.digest != wide.digest and "of x," in plain.description
+
+
+def test_zeros_have_the_shapes_of_a_file(folder, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(sd_vae, "Config", lambda: sd_vae_case.CONFIG)
+        made = base.load("sd_vae?weights=zeros&dtype=bfloat16")
+    read = base.load(f"sd_vae:{folder}?dtype=bfloat16", weights.open_state_dict)
+
+    def shapes(encoder):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), encoder.arrays)
+
+    assert shapes(made) == shapes(read) and made.channels == read.channels
+    with pytest.raises(ValueError, match="takes no file"):
+        base.load(f"sd_vae:{folder}?weights=zeros", weights.open_state_dict)
 
 
 def test_half_precision_holds_kernels_in_it(folder):
