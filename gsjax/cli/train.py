@@ -115,7 +115,7 @@ def execute(
     logging.set_verbosity(logging.INFO)
     stdlib_logging.getLogger("jax").setLevel(stdlib_logging.WARNING)
     # Imported here: JAX must not start before the processes have joined.
-    from gsjax.train import distributed, loop, preemption
+    from gsjax.train import checkpoint, distributed, loop, preemption
 
     try:
         distributed.initialize(address, num_processes, process_id)
@@ -123,12 +123,20 @@ def execute(
     except preemption.Preempted as stop:
         logging.warning("%s", stop)
         return preemption.EXIT_CODE
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError, checkpoint.NotWritten) as error:
         if traceback:
             raise
         print(f"error: {error}\n(--traceback shows where)", file=sys.stderr, flush=True)
-        return 2
+        return 2 if isinstance(error, _MISTAKES) else 1
     return 0
+
+
+# A path that is wrong is a setting. Other trouble with files and connections (no room, a server away, another
+# process gone) may be over when the run is started again, which launchers do after 1 and not after 2.
+_MISTAKES = (
+    *(ValueError, FloatingPointError),
+    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
+)
 
 
 def parse_flags(argv, values=None):

@@ -28,6 +28,6 @@ def get_config(arg=None):
     config.eval.evaluators = {"sums": {"module": "tests.faults.system"}}
     config.faults = dict(
         width=2048,  # hidden units: a checkpoint of 300 KB
-        step_seconds=0.1,  # that the data of a step take
+        step_seconds=0.08,  # that the data of a step take
     )
     return config

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from gsjax.systems import base
 from tests.train import tiny
 
-EVAL_BATCHES = 8
+EVAL_BATCHES = 5
 EVAL_BEGINS, EVAL_ENDS = "sums: evaluation begins", "sums: evaluation ends"
 
 
