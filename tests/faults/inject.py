@@ -52,6 +52,12 @@ class Bench:
     def _undisturbed(self, topology: Topology) -> Reference:
         workdir = self._scratch / f"reference-{topology}"
         job = self.start(workdir, topology, "--config.train.keep=9", logs=f"{workdir}.log")
+        try:
+            return self._watched(job, workdir)
+        finally:
+            job.kill()
+
+    def _watched(self, job: Job, workdir: pathlib.Path) -> Reference:
         saves: dict[str, list[float]] = {}
         first = [0.0]
 
@@ -286,7 +292,7 @@ class _Trial:
                 self.repair = small.free
             except OSError as error:
                 self.facts["refused"] = str(error)
-        room = int(self.draw.uniform(0.35, 0.9) * _ARRAYS)
+        room = int(self.draw.uniform(0.55, 0.9) * _ARRAYS)
         job = self._begin()
         if self.case.number % 4 < 2:
             self._random_moment(job)
@@ -296,6 +302,7 @@ class _Trial:
         if small:
             small.fill(room)
         else:
+            room //= self.case.before.processes  # each writes its share of the arrays
             disk.limit_files(job, room)
         codes = job.end()
         self.facts |= {"how": "tmpfs" if small else "file-size limit", "room": room, "codes": codes}
