@@ -12,7 +12,7 @@ from gsjax.train import checkpoint
 from tests.faults import config as config_file
 from tests.faults import damage, disk, evidence
 from tests.faults.cases import Case
-from tests.faults.job import Job, Topology
+from tests.faults.job import Job, Stuck, Topology
 
 _TRIES = 5
 _IN_STARTUP = 0.15  # share of moments before the first step
@@ -101,6 +101,9 @@ class Bench:
                 break
             except _Missed:
                 found = {"wrong": [f"the run was over before the fault, {attempt + 1} times"]}
+            except (Stuck, RuntimeError, ValueError) as error:
+                found = {"wrong": [f"{type(error).__name__}: {error}"]}
+                break
             finally:
                 shutil.rmtree(home / "run", ignore_errors=True)
         if found["wrong"] and self._keep:
@@ -219,10 +222,10 @@ class _Trial:
 
     def _after_kill(self, codes: list[int], which) -> int:
         """Checks the ends of the others; the step to go on from."""
-        if not any(codes):
+        rest = [c for i, c in enumerate(codes) if i not in which]
+        if not any(codes) or (0 in rest and self._newest() == config_file.STEPS):
             raise _Missed
         self._check(all(codes[i] == -signal.SIGKILL for i in which), "a process outlived SIGKILL")
-        rest = [c for i, c in enumerate(codes) if i not in which]
         # 0 and 42 would say that all is well, 2 that starting again is no use.
         self._check(not {0, 2, 42} & set(rest), f"the others ended with {rest}")
         return self._newest()
