@@ -5,8 +5,10 @@ the same.
 """
 
 import argparse
+import contextlib
 import logging as stdlib_logging
 import sys
+import traceback as traceback_lib
 
 HELP = "train or evaluate any system from its config; start it again to go on"
 ABOUT = """Trains (or, with --config.mode=eval, evaluates) what a config describes. The config is the name of one that
@@ -126,8 +128,18 @@ def execute(
     except (ValueError, FloatingPointError, OSError, checkpoint.NotWritten) as error:
         if traceback:
             raise
-        print(f"error: {error}\n(--traceback shows where)", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, _MISTAKES) else 1
+        with contextlib.suppress(OSError):  # what it says may go to the disk that is full
+            print(f"error: {error}\n(--traceback shows where)", file=sys.stderr, flush=True)
+        if isinstance(error, _MISTAKES):
+            return 2
+        distributed.leave_at_once(1)
+        return 1
+    except Exception:
+        if distributed.is_one_of_several():  # what Python would print, it does not get to
+            with contextlib.suppress(OSError):
+                traceback_lib.print_exc()
+            distributed.leave_at_once(1)
+        raise
     return 0
 
 
