@@ -140,7 +140,7 @@ def test_another_data_set_is_another_cache(dataset, data_config, monkeypatch):
 
 def test_a_data_set_without_shipped_towers_says_how_to_train_them():
     with pytest.raises(
-        ValueError, match="configs/toy_clip.py:data=martian.*DIR/pictures/towers.npz"
+        ValueError, match="--config toy_clip:data=martian .*DIR/pictures/towers.npz"
     ):
         embed.resolve_towers(_config(name="martian"))
 
