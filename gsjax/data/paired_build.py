@@ -19,6 +19,7 @@ from gsjax.data import (
     build,
     features,
     fitted,
+    made_up,
     mesh_collections,
     mesh_views,
     paired,
@@ -32,7 +33,7 @@ from gsjax.data import (
 from gsjax.io import meshes
 
 VERSION = 1  # raise it when records change
-NAMES = ("procedural", "objects_cc0", "meshes")
+NAMES = ("procedural", "objects_cc0", "meshes", made_up.NAME)
 _DENSER = 4  # Gaussians in pictures of procedural objects, for one that is stored
 _UP = dict(y=mesh_views.Y_UP, z=mesh_views.Z_UP)
 
@@ -80,7 +81,8 @@ def plan(d) -> build.Plan:
     """
     if d.name not in NAMES:
         raise ValueError(f"data.name: unknown set {d.name!r}; known: {', '.join(NAMES)}")
-    sides, names, identity = (_procedural if d.name == "procedural" else _meshes)(d)
+    makers = {"procedural": _procedural, made_up.NAME: _of_nothing}.get(d.name, _meshes)
+    sides, names, identity = makers(d)
     modelnet = d.name == "meshes" and names <= set(paired.MODELNET10)
     names = list(paired.MODELNET10) if modelnet else sorted(names)  # labels are the reference's
     settings = ("views", "view_size", "colored", "up_axis", "stored_gaussians", "sample_points", "samples",
@@ -237,6 +239,22 @@ def _mesh_object(item: mesh_collections.Item, cloud, d, recipe: mesh_views.ViewR
         )
         cloud = paired_surface.gaussians(points, normals, placed.area, recipe.shading)
     return _Object(item.about, cloud, views)
+
+
+def _of_nothing(d) -> tuple[dict[str, list[_Maker]], set[str], dict]:
+    """Objects of the right size, for measuring the pipeline."""
+    counts = dict(train=d.num_objects, test=d.num_test or max(2, d.num_objects // 4))
+
+    def maker(side, number, recipe):
+        del recipe
+        about, cloud, views = made_up.paired_parts(side, number, d)
+        return _Object(about, cloud, views, seen=False)
+
+    sides = {
+        side: [functools.partial(maker, side, number) for number in range(count)]
+        for side, count in counts.items()
+    }
+    return sides, set(made_up.CATEGORIES), dict(objects=counts, made_by=made_up.VERSION)
 
 
 def _procedural(d) -> tuple[dict[str, list[_Maker]], set[str], dict]:
