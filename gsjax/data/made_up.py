@@ -147,6 +147,12 @@ def paired_parts(side: str, number: int, d) -> tuple[dict, dict, np.ndarray]:
     return about, cloud, views
 
 
+def samples(d, number: int) -> np.ndarray:
+    """int32 [K, P]: rows drawn at random, where sets of real objects have farthest-point samples."""
+    rng = np.random.default_rng([d.seed, number])
+    return rng.integers(d.stored_gaussians, size=(d.samples, d.sample_points), dtype=np.int32)
+
+
 # Instead of which sets ----------------------------------------------------------------------------
 
 _OBJECT_SETS = ("procedural", "folder", "objects_cc0", "fitted", "meshes")

@@ -46,6 +46,7 @@ class _Object:
         about: uid, name, category.
         gaussians: raw arrays; see ``paired.record``.
         views: uint8 [V, H, W, 4] of the object itself.
+        samples: rows of the Gaussians, if not farthest-point samples; see ``paired.record``.
         seen: whether its Gaussians are to be shown too: pictures are of something else.
     """
 
@@ -53,6 +54,7 @@ class _Object:
     gaussians: Mapping[str, np.ndarray]
     views: np.ndarray
     seen: bool = True
+    samples: np.ndarray | None = None
 
 
 def recipe_of(d) -> mesh_views.ViewRecipe:
@@ -119,6 +121,7 @@ def _records(d, names, sides, side: str) -> Iterator[dict]:
             num_points=d.sample_points,
             sets=d.samples,
             categories=names,
+            samples=thing.samples,
         )
         shown = dict(views=thing.views, memory=[], between=[])
         if thing.seen and side == "test":
@@ -247,8 +250,7 @@ def _of_nothing(d) -> tuple[dict[str, list[_Maker]], set[str], dict]:
 
     def maker(side, number, recipe):
         del recipe
-        about, cloud, views = made_up.paired_parts(side, number, d)
-        return _Object(about, cloud, views, seen=False)
+        return _Object(*made_up.paired_parts(side, number, d), False, made_up.samples(d, number))
 
     sides = {
         side: [functools.partial(maker, side, number) for number in range(count)]

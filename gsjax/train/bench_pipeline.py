@@ -14,9 +14,11 @@ much: seconds on the clock are also the others'. Threads of one process share Py
 four cores take more processes (one a GPU has as many as a host has GPUs).
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+import threading
 import time
 
 from absl import app, flags
@@ -37,13 +39,15 @@ _HOST = 8  # devices of a host in results/scaling.jsonl
 def measure(
     config, *, batches: int, warm_up: int = 2, seconds: float = 60.0, hosts: int = 1
 ) -> dict:
-    """Reads ``batches`` batches, fewer where they take longer than ``seconds``.
+    """Reads until as many examples are made as ``batches`` batches have, fewer where that takes too long.
+
+    Examples are counted as they are made, since buffers hold several batches when the clock starts.
 
     Args:
         config: the whole tree, of a system with batches.
         batches: to measure on, at least 1.
-        warm_up: batches before, which open files and fill the buffer.
-        seconds: after which no further batch is begun.
+        warm_up: batches before, which open files.
+        seconds: after which no further batch is asked for, once an example is made.
         hosts: read what one of as many processes reads.
 
     Returns:
@@ -56,17 +60,21 @@ def measure(
     system = base.build(config)
     if not isinstance(system, base.System):
         raise ValueError(f"config.system: {config.system} trains on no batches, it has no pipeline")
-    source = loop.train_source(config, system, 0, hosts)
+    counter = _Counter()
+    counted = dataclasses.replace(system, train_data=lambda: counter.watch(system.train_data()))
+    source = loop.train_source(config, counted, 0, hosts)
+    wanted = batches * config.train.batch_size // hosts
     try:
         for _ in range(warm_up):
             next(source)
-        start, cpu, read = time.perf_counter(), time.process_time(), _bytes_read()
-        count = delivered = rows = 0
-        while count < batches and (not count or time.perf_counter() - start < seconds):
+        before, start = counter.made, time.perf_counter()
+        cpu, read = time.process_time(), _bytes_read()
+        delivered = rows = made = 0
+        while made < wanted and (not made or time.perf_counter() - start < seconds):
             batch = next(source)
-            count += 1
             rows += len(batch["index"])
             delivered += sum(value.nbytes for value in batch.values())
+            made = counter.made - before
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         read = None if read is None else _bytes_read() - read
     finally:
@@ -77,16 +85,54 @@ def measure(
         hosts=hosts,
         threads=config.data.get("num_threads", 4),
         memory_mb=config.data.get("memory", None),
-        batches=count,
-        records_per_second=_short(rows / wall),
-        delivered_mb_per_second=_short(delivered / wall / 1e6),
+        records=made,
+        records_per_second=_short(made / wall),
+        delivered_mb_per_second=_short(delivered / rows * made / wall / 1e6),
         read_mb_per_second=None if read is None else _short(read / wall / 1e6),
         delivered_mb_a_record=_short(delivered / rows / 1e6),
-        read_mb_a_record=None if read is None else _short(read / rows / 1e6),
-        seconds_a_batch=_short(wall / count),
-        core_seconds_a_record=_short(cpu / rows),
+        read_mb_a_record=None if read is None else _short(read / made / 1e6),
+        seconds_a_batch=_short(wall / made * config.train.batch_size / hosts),
+        core_seconds_a_record=_short(cpu / made),
         cores_used=_short(cpu / wall),
     )
+
+
+class _Counter:
+    """Counts examples as they are made, on whatever thread.
+
+    Attributes:
+        made: so far.
+    """
+
+    def __init__(self):
+        self.made = 0
+        self._lock = threading.Lock()
+
+    def watch(self, dataset):
+        """The data set, counted; see ``loader.train_iterator`` for those with ``endless``."""
+        return (
+            _Endless(dataset, self._tick)
+            if hasattr(dataset, "endless")
+            else dataset.map(self._tick)
+        )
+
+    def _tick(self, example):
+        with self._lock:
+            self.made += 1
+        return example
+
+
+class _Endless:
+    """A counted data set that makes its own sequence."""
+
+    def __init__(self, dataset, tick):
+        self._dataset, self._tick = dataset, tick
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def endless(self, seed: int, global_batch: int):
+        return self._dataset.endless(seed, global_batch).map(self._tick)
 
 
 def needs(row: dict, step_seconds: float) -> dict:
