@@ -219,10 +219,14 @@ def test_a_trace_opens_in_chrome_and_perfetto(traced):
 def test_a_trace_opens_in_xprof(traced):
     convert = pytest.importorskip("xprof.convert.raw_to_tool_data", reason="xprof is an extra")
     paths = [str(path) for path in traced.rglob("*.xplane.pb")]
-    text, kind = convert.xspace_to_tool_data(paths, "trace_viewer@", {})
-    assert kind == "application/json" and b"train" in (
-        text if bytes is type(text) else text.encode()
-    )
+    assert "trace_viewer@" in convert.xspace_to_tool_names(paths)
+    for tool in ("overview_page", "framework_op_stats", "trace_viewer@"):
+        data, kind = convert.xspace_to_tool_data(paths, tool, {})
+        assert kind == "application/json" and json.loads(data), tool
+    names = [event.get("name", "") for event in json.loads(data)["traceEvents"]]
+    assert [name for name in names if name.startswith(distributed.STEP)] == [
+        f"train {number}" for number in (3, 4, 5, 6)
+    ]
 
 
 def test_a_trace_is_summed_up_without_xprof(traced):
