@@ -45,15 +45,16 @@ def _png(side: int, channels: int, number: int) -> bytes:
     return features.encode_png(picture(side, side, channels, number))
 
 
-def jpeg(height: int, width: int, number: int, quality: int = 90) -> bytes:
-    """A JPEG file of a picture without any blank part."""
+@functools.lru_cache(maxsize=64)
+def jpeg(height: int, width: int, number: int) -> bytes:
+    """A JPEG file of a picture without any blank part: 0.17 bytes a pixel, as photographs of rooms."""
     rng = np.random.default_rng(number)
     coarse = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    grain = rng.normal(0, 6, (height, width, 1))
+    grain = rng.normal(0, 3, (height, width, 1))
     pixels = np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 
@@ -179,6 +180,7 @@ def stand_in(data_config, folder, count: int) -> dict:
     name, folder = data_config.name, Path(os.fspath(folder)).absolute()
     if name in (*_OBJECT_SETS, *collections.NAMES, NAME):
         changed = dict(name=NAME, dir=str(folder), source="", num_objects=count)
+        changed |= {"num_test": 2} if "num_test" in data_config else {}
         return changed | {k: () for k in ("categories", "exclude_categories") if k in data_config}
     if name == "scannet":
         return made_up_scenes.scannet(folder, count)

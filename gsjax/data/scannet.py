@@ -286,9 +286,12 @@ def _area_means(
     """
     down = _shares(height, image.shape[0], extent[1])
     across = _shares(width, image.shape[1], extent[0])
-    means = np.einsum("hi,iwc->hwc", down, np.einsum("wj,ijc->iwc", across, image, optimize=True),
-                      optimize=True)  # fmt: skip
-    return np.rint(means).astype(np.uint8)
+    rows, columns = image.shape[:2]
+    # Two products of matrices; einsum would not make any of them.
+    found = down @ image.reshape(rows, columns * 3).astype(np.float32)
+    found = found.reshape(height, columns, 3).transpose(1, 0, 2).reshape(columns, height * 3)
+    means = (across @ found).reshape(width, height, 3).transpose(1, 0, 2)
+    return np.ascontiguousarray(np.rint(means).astype(np.uint8))
 
 
 @functools.lru_cache(maxsize=16)

@@ -16,7 +16,7 @@ def test_pictures_are_neither_blank_nor_noise():
         size = len(features.encode_png(pixels))
         assert 0.2 * pixels.size < size < 0.7 * pixels.size
     assert (made_up.picture(64, 64, 3, 1) != made_up.picture(64, 64, 3, 2)).any()
-    assert 0.1 < len(made_up.jpeg(96, 128, 0)) / (96 * 128) < 1.5
+    assert 0.1 < len(made_up.jpeg(96, 128, 0)) / (96 * 128) < 0.3
 
 
 def quick(module, arg, folder, **data):
