@@ -227,3 +227,12 @@ def test_examples_read_frames_at_their_size_and_keep_those(tmp_path):
     first = scenes.sized(kept[0], 1, 30, 40)
     assert first.image.shape == (30, 40, 3) and scenes.sized(kept[0], 1, 30, 40) is first
     assert scenes.sized(kept[0], 1, 15, 20).image.shape == (15, 20, 3)
+
+
+def test_means_by_area_take_shares_of_pixels():
+    values = np.asarray([[[10.0]], [[20.0]], [[40.0]]])  # three rows of one pixel
+    # [0, 2.5] in two parts: 10 and a quarter of 20; three quarters of 20 and a half of 40.
+    expected = [(10 + 0.25 * 20) / 1.25, (0.75 * 20 + 0.5 * 40) / 1.25]
+    np.testing.assert_allclose(scannet._means_along(values, 0, 2, 2.5)[:, 0, 0], expected)
+    flat = np.full((61, 81, 3), 7, np.uint8)
+    assert (scannet._area_means(flat, 60, 80, (81, 60.5)) == 7).all()
