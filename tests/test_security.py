@@ -46,7 +46,7 @@ ALLOWED = {
     ): "models do not import io; never a pickle, all errors caught",
     ("gsjax/raster/garden.py", "np.load"): "the benchmark's own scene; raster does not import io",
     ("gsjax/cli/study.py", "spec_from_file_location"): "configs are Python, named by who runs them",
-    ("gsjax/train/memorise.py", "spec_from_file_location"): "configs are Python, named likewise",
+    ("gsjax/train/config_files.py", "spec_from_file_location"): "likewise",
     ("gsjax/raster/blend/gpu/ptx.py", "extract"): "an operation of the compiler, no archive",
     ("gsjax/raster/blend/gpu/mlir.py", "extract"): "an operation of the compiler, no archive",
 }

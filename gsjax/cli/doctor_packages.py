@@ -24,21 +24,25 @@ EXTRAS = {
     "clip": "captions of CLIP towers, safetensors",
     "colmap": "COLMAP models",
     "eval": "linear probes by SVM, t-SNE",
+    "gcs": "run folders and data at gs://",
     "h5": "HDF5 data sets",
     "io": ".spz version 4",
     "mesh": "mesh files",
     "plots": "figures of studies and t-SNE",
+    "s3": "run folders and data at s3://",
     "semantic": "the image/text pair of real objects",
     "video": ".mp4 turntables",
     "viewer": "gsjax view",
     "wandb": "runs logged to Weights & Biases",
 }
 DEVELOPERS = ("test", "parity", "docs")
-# Distributions that an extra of JAX installs: jax itself is always there.
+# Distributions that an extra of a package installs which is itself always there.
 _PLUGINS = {
     "jax[cuda12]": "jax-cuda12-plugin",
     "jax[cuda13]": "jax-cuda13-plugin",
     "jax[tpu]": "libtpu",
+    "etils[epath-gcs]": "gcsfs",
+    "etils[epath-s3]": "s3fs",
     "imageio[ffmpeg]": "imageio-ffmpeg",
 }
 _SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -5,8 +5,10 @@ the same.
 """
 
 import argparse
+import contextlib
 import logging as stdlib_logging
 import sys
+import traceback as traceback_lib
 
 HELP = "train or evaluate any system from its config; start it again to go on"
 ABOUT = """Trains (or, with --config.mode=eval, evaluates) what a config describes. The config is the name of one that
@@ -115,7 +117,7 @@ def execute(
     logging.set_verbosity(logging.INFO)
     stdlib_logging.getLogger("jax").setLevel(stdlib_logging.WARNING)
     # Imported here: JAX must not start before the processes have joined.
-    from gsjax.train import distributed, loop, preemption
+    from gsjax.train import checkpoint, distributed, loop, preemption
 
     try:
         distributed.initialize(address, num_processes, process_id)
@@ -123,12 +125,30 @@ def execute(
     except preemption.Preempted as stop:
         logging.warning("%s", stop)
         return preemption.EXIT_CODE
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError, checkpoint.NotWritten) as error:
         if traceback:
             raise
-        print(f"error: {error}\n(--traceback shows where)", file=sys.stderr, flush=True)
-        return 2
+        with contextlib.suppress(OSError):  # what it says may go to the disk that is full
+            print(f"error: {error}\n(--traceback shows where)", file=sys.stderr, flush=True)
+        if isinstance(error, _MISTAKES):
+            return 2
+        distributed.leave_at_once(1)
+        return 1
+    except Exception:
+        if distributed.is_one_of_several():  # what Python would print, it does not get to
+            with contextlib.suppress(OSError):
+                traceback_lib.print_exc()
+            distributed.leave_at_once(1)
+        raise
     return 0
+
+
+# A path that is wrong is a setting. Other trouble with files and connections (no room, a server away, another
+# process gone) may be over when the run is started again, which launchers do after 1 and not after 2.
+_MISTAKES = (
+    *(ValueError, FloatingPointError),
+    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
+)
 
 
 def parse_flags(argv, values=None):

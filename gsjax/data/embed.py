@@ -61,8 +61,9 @@ def resolve_towers(data_config) -> towers_lib.Towers:
         )
         raise ValueError(
             f"data.towers: no {kind} towers are shipped for data set {name!r} (shipped: "
-            f"{shipped}). Train a pair with `python main.py --config=configs/toy_clip.py:data="
-            f"{name} --workdir=DIR`, then pass --config.data.towers=DIR/pictures/towers.npz"
+            f"{shipped}). Train a pair with `gsjax train --config toy_clip:data={name} --workdir DIR` "
+            "and the same --config.data.source, if any; then pass "
+            "--config.data.towers=DIR/pictures/towers.npz"
         )
     with importlib.resources.as_file(asset) as path:
         return towers_lib.load(path, weights.open_state_dict)

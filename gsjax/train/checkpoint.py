@@ -8,6 +8,7 @@ the next run removes. What a rename cannot guard against is damage afterwards: a
 fails to load, but a flipped bit may load as another number. Hence the checksums.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -32,6 +33,10 @@ _TEXT = {"json": "", "crc": 0}
 
 class DamagedCheckpoint(Exception):
     """A checkpoint that cannot be read, or reads as other numbers than were written."""
+
+
+class NotWritten(RuntimeError):
+    """The storage refused a checkpoint: no room left, for one. Those before it are whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +169,9 @@ class Checkpoints:
             data: the input iterator's state.
             info: plain values for ``meta`` (config hash, versions).
             wait: return only when it is committed.
+
+        Raises:
+            NotWritten: this one, or the one begun before it.
         """
         if step not in self.steps:
             meta = {**info, "leaves": _layout(state), "digests": digests(state), "step": step}
@@ -174,7 +182,8 @@ class Checkpoints:
             }
             # force: whether to save was decided by the loop. Orbax's own policies skip a save,
             # without an error, while another one is under way.
-            self._orbax.save_checkpointables_async(step, bundle, force=True)
+            with self._writing():
+                self._orbax.save_checkpointables_async(step, bundle, force=True)
         if wait:
             self.wait()
 
@@ -253,12 +262,29 @@ class Checkpoints:
         self._orbax.reload()
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more; raises what went wrong."""
-        self._orbax.wait()
+        """Returns when nothing is being written any more.
+
+        Raises:
+            NotWritten: a checkpoint that was begun.
+        """
+        with self._writing():
+            self._orbax.wait()
 
     def close(self) -> None:
-        """Waits and releases threads."""
-        self._orbax.close()
+        """Waits, as :meth:`wait`, and releases threads."""
+        with self._writing():
+            self._orbax.close()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # the storage layer calls a full disk a ValueError
+            said = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            raise NotWritten(
+                f"a checkpoint could not be written to {self._folder} ({said}). Those before it are "
+                "whole: make room, or see to the storage, and start again to go on from the newest"
+            ) from error
 
 
 @functools.cache

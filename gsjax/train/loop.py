@@ -50,6 +50,7 @@ def run(config, workdir, *, system: base.System | None = None) -> dict[str, floa
         ValueError: a setting cannot work, or the folder is another run's; the message says what to
             change.
         FloatingPointError: too many non-finite updates in a row.
+        checkpoint.NotWritten: there is no room for a checkpoint; those before it are whole.
         preemption.Preempted: SIGTERM arrived; a checkpoint is written.
     """
     modes = {"train": _train, "eval": _evaluate}

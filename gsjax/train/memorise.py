@@ -12,9 +12,7 @@ picture, and silhouettes are learned last: networks that had reached 30 dB had a
 
 import argparse
 import dataclasses
-import importlib.util
 import json
-import pathlib
 import sys
 import time
 
@@ -22,6 +20,7 @@ import jax
 import numpy as np
 
 from gsjax import runtime
+from gsjax.train import config_files
 
 OVER_BLANK, OVER_SILHOUETTE, IOU = 8.0, 2.0, 0.8  # dB, dB, intersection over union
 
@@ -87,36 +86,17 @@ def learned(found: dict[str, float]) -> bool:
     )
 
 
-def read_config(text: str):
-    """The config of 'FILE.py:ARG'.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    name, _, arg = text.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        raise ValueError(f"config: there is no file {path}")
-    root = str(path.resolve().parents[1])
-    if root not in sys.path:  # config files import configs.common
-        sys.path.insert(0, root)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg or None)
-
-
 def main(argv=None) -> int:
     """Command line."""
     runtime.configure_environment()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", help="FILE.py:ARG")
+    parser.add_argument("config", help="FILE.py:ARG or NAME:ARG")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.0, help="0 = the config's")
     parser.add_argument("--out", default="", help="also append the line to this file")
     args = parser.parse_args(argv)
-    config = read_config(args.config)
+    config = config_files.load(args.config)
     config.optim.lr = args.lr or config.optim.lr
     config.optim.warmup = 0.05
     config.data.augment = False  # one fixed batch

@@ -55,6 +55,7 @@ def test_render_writes_the_object_on_its_background(splat, tmp_path):
     assert center[0] > 200 and center[1] < 60
 
 
+@pytest.mark.slow
 def test_render_depth_is_brightest_in_the_middle_of_a_ball(splat, tmp_path):
     out = tmp_path / "depth.png"
     assert main.run(["render", str(splat), "--out", str(out), "--size", "48", "--depth"]) == 0
@@ -74,6 +75,7 @@ def _rendered(path, out, *extra):
     return np.asarray(Image.open(out)).astype(int)
 
 
+@pytest.mark.slow
 def test_render_draws_antialiased_what_was_trained_so(splat, tmp_path):
     scene, out = _thin(splat), tmp_path / "a.png"
     said, plain, flagged = tmp_path / "said.ply", tmp_path / "plain.ply", tmp_path / "flag.spz"
@@ -161,6 +163,7 @@ def test_render_writes_a_turntable_mp4(splat, tmp_path):
     assert np.abs(frames[1] - stills[0]).mean() > 20
 
 
+@pytest.mark.slow
 def test_the_missing_video_extra_is_named(splat, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     out = tmp_path / "ball.mp4"

@@ -85,6 +85,7 @@ def _one_line(capsys, command) -> str:
     return said[0]
 
 
+@pytest.mark.slow
 def test_fit_into_the_folder_of_another_scene_is_refused(photographs, tmp_path, capsys):
     first = main._parser().parse_args(["fit", str(tmp_path / "scene_a"), "--out", str(tmp_path)])
     saved = checkpoint.Checkpoints(tmp_path, keep=1)

@@ -195,6 +195,7 @@ def test_photographs_to_a_file_that_says_what_the_network_said(
     assert Image.open(out.with_suffix(".png")).size == (3 * SIZE[1], 2 * SIZE[0])
 
 
+@pytest.mark.slow
 def test_views_size_and_depths_that_are_named(photographs, model, tmp_path, capsys):
     names = [photographs / "images" / f"{i:03d}.png" for i in (4, 1, 2)]
     out = tmp_path / "room.ply"
@@ -370,6 +371,7 @@ def test_a_run_is_used_without_what_only_training_opens(monkeypatch):
         reconstruct_models.from_run(dataclasses.replace(found, system="clip_gs"), "folder")
 
 
+@pytest.mark.slow
 def test_converted_weights_run(tiny, model, monkeypatch, tmp_path, capsys, photographs):
     numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     module, variables = tiny

@@ -108,6 +108,7 @@ def gallery(run_folder, folder, tmp_path_factory):
 # The archive of a run ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_folder_gives_its_weights_and_an_archive_gives_them_again(
     run_folder, variables, config, tmp_path
 ):

@@ -1,5 +1,6 @@
 """gsjax train and gsjax cost: configs by name, overrides, exit codes, and what a run will take."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from configs import clip_gs
 from gsjax.cli import cost, main, train
-from gsjax.train import config_files, loop, preemption
+from gsjax.train import checkpoint, config_files, distributed, loop, preemption
 
 
 @pytest.fixture
@@ -69,7 +70,15 @@ def test_mistakes_end_with_2_and_a_line(words, answer, runs, capsys):
 
 
 @pytest.mark.parametrize(
-    "error, code", [(preemption.Preempted(3), 42), (ValueError("no"), 2), (OSError("full"), 2)]
+    "error, code",
+    [
+        (preemption.Preempted(3), 42),
+        (ValueError("no"), 2),
+        (FileNotFoundError("no such file"), 2),
+        (OSError(errno.ENOSPC, "full"), 1),
+        (TimeoutError("the others are gone"), 1),
+        (checkpoint.NotWritten("full"), 1),
+    ],
 )
 def test_exit_codes_are_those_of_main(error, code, monkeypatch):
     def fail(config, workdir):
@@ -77,9 +86,37 @@ def test_exit_codes_are_those_of_main(error, code, monkeypatch):
 
     monkeypatch.setattr(loop, "run", fail)
     assert main.run(["train", "--config=clip_gs", "--workdir=w"]) == code
-    if code == 2:
+    if code != 42:
         with pytest.raises(type(error)):
             train.execute(None, "w", traceback=True)
+
+
+@pytest.mark.parametrize(
+    "error, left",
+    [(OSError("full"), [1]), (RuntimeError("a peer is gone"), [1]), (ValueError("no"), [])],
+)
+def test_one_of_several_processes_that_fails_does_not_wait_for_the_others(
+    error, left, monkeypatch, capsys
+):
+    def fail(config, workdir):
+        raise error
+
+    class Left(BaseException):
+        pass
+
+    def leave(code):
+        codes.append(code)
+        raise Left
+
+    codes = []
+    monkeypatch.setattr(loop, "run", fail)
+    monkeypatch.setattr(distributed, "is_one_of_several", lambda: True)
+    monkeypatch.setattr(distributed.os, "_exit", leave)
+    try:
+        assert main.run(["train", "--config=clip_gs", "--workdir=w"]) == 2
+    except Left:
+        pass
+    assert codes == left and str(error) in capsys.readouterr().err
 
 
 def test_configs_need_no_configs_on_the_path(tmp_path):

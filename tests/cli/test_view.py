@@ -86,6 +86,7 @@ def test_covariances_of_the_browsers_splats():
     assert splats["opacities"].shape == (6, 1) and splats["opacities"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_layers_of_a_frame():
     g, options = _balls(1).activate(), viewer_scene.FrameOptions(background=(0, 0, 0))
     target = np.asarray(g.means[0])
@@ -123,6 +124,7 @@ def test_the_view_is_antialiased_as_the_file_says_or_the_user(tmp_path, monkeypa
     assert asked == [said, True, False]
 
 
+@pytest.mark.slow
 def test_an_antialiased_frame_is_another_one():
     g = _balls(1)
     g = dataclasses.replace(

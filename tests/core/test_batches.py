@@ -27,6 +27,7 @@ def _render(scene, camera):
     )[:2]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_batch_of_mixed_sizes_shows_what_each_scene_shows_alone():
     (a, made), (b, _) = _scene(0, 7), _scene(1, 19)
     camera = jnp.asarray(made["viewmats"]), jnp.asarray(made["Ks"])

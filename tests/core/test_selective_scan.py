@@ -140,6 +140,7 @@ def test_low_precision_inputs_are_scanned_in_float32():
     np.testing.assert_allclose(y, oracle(*(x.astype(jnp.float32) for x in half)), atol=5e-6)
 
 
+@pytest.mark.slow
 def test_the_chunked_backward_pass_holds_less():
     u, dt, a, b, c, d = arguments(0, 256)
 

@@ -125,6 +125,7 @@ def test_pictures_show_the_face_that_is_turned_to_the_camera():
     assert np.abs(grey[:3].astype(int) - round(0.7 * 255)).max() <= 1
 
 
+@pytest.mark.slow
 def test_other_cameras_and_frames_can_be_asked_for():
     recipe = mesh_views.orbit(2, 24, normalize=None)
     box = _box((0.5, 0.5, 0.5))
@@ -181,7 +182,13 @@ def test_real_cad_models_render_grey_and_fill_the_frame(gsjax_data):
         assert np.ptp(rgb, axis=-1).max() == 0 and rgb.max() <= 179 and rgb.min() >= 53
 
 
-@pytest.mark.parametrize("name", TEXTURED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n in ("boombox", "flight_helmet")))
+        for n in TEXTURED
+    ],
+)
 def test_real_textured_meshes_show_the_colours_of_their_surface(gsjax_data, name):
     path = gsjax_data / "meshes_textured" / f"{name}.npz"
     if not path.exists():

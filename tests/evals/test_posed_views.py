@@ -90,6 +90,7 @@ def test_differences_are_paired_and_intervals_hold_the_means(found):
         assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"]
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_devices_that_hold_the_batch(found):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.NamedSharding(mesh, jax.P("data"))
@@ -126,6 +127,7 @@ def test_a_model_that_diverged_is_no_score():
         _run(system, baselines=False, cloud=False)
 
 
+@pytest.mark.slow
 def test_lpips_with_the_users_weights_is_that_of_the_metric(monkeypatch):
     files = dict(zip(("net", "heads"), test_lpips.weights("alex"), strict=True))
     monkeypatch.setattr(posed_views.weights, "read_state_dict", files.get)

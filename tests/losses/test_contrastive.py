@@ -60,7 +60,9 @@ def _plain(negatives, masked):
 
 
 @pytest.mark.parametrize("sharding", ["none", "gather", "ring"])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "devices", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4)), 8]
+)
 @pytest.mark.parametrize("case", [("per_slot", False), ("all_views", True)])
 def test_sharded_forms_equal_the_plain_one(sharding, devices, case):
     if sharding == "none" and devices not in (1, 8):

@@ -101,6 +101,7 @@ def test_both_namings_give_the_same_parameters(eva02):
     jax.tree.map(np.testing.assert_array_equal, trees[0][0], tower)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eva02", [True, False])
 def test_streaming_equals_the_tower_and_holds_one_layer(eva02):
     config = _config(eva02, depth=3)
@@ -136,7 +137,13 @@ def test_streaming_names_what_a_file_lacks():
         eva.stream_encode(config, read, np.zeros((0, 12, 12, 3)))
 
 
-@pytest.mark.parametrize("name", eva_presets.PRESETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n in ("EVA02-B-16", "EVA02-L-14") else [pytest.mark.slow])
+        for n in eva_presets.PRESETS
+    ],
+)
 def test_published_sizes_have_the_published_number_of_parameters(name):
     pair = eva_presets.preset(name)
     shapes = name_tables.flat_shapes(eva.abstract_variables(pair.image))

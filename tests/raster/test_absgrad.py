@@ -58,7 +58,8 @@ def test_equals_the_sum_of_absolute_gradients_of_single_pixels():
         assert np.any(absolute > 2 * np.abs(signed))
 
 
-@pytest.mark.parametrize("backend", ["xla_loop", pytest.param("xla_group", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["xla_loop", "xla_group"])
 def test_backends_agree_and_nothing_else_changes(backend):
     arrays, seeds = _case(np.float32, 64)
     probe = np.zeros_like(arrays["means2d"])

@@ -61,7 +61,9 @@ def test_backgrounds_show_through_but_not_in_depth(scene):
     np.testing.assert_allclose(found[..., 3], image[..., 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("degree", range(5))
+@pytest.mark.parametrize(
+    "degree", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4)), 3]
+)
 def test_sh_colors_equal_colors_evaluated_beforehand(scene, degree):
     coefficients = np.random.default_rng(1).normal(size=(NUM, 25, 3)).astype(np.float32)
     centers = cameras.camera_centers(scene["viewmats"])
@@ -72,6 +74,7 @@ def test_sh_colors_equal_colors_evaluated_beforehand(scene, degree):
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_sh_coefficients_may_differ_by_view(scene):
     rng = np.random.default_rng(1)
     coefficients = rng.normal(size=(2, NUM, 4, 3)).astype(np.float32)
@@ -95,6 +98,7 @@ def test_a_view_matrix_with_a_scale_keeps_the_directions_of_sh(scene):
     np.testing.assert_allclose(found, _render(scene, sh_degree=1)[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_modes_of_depth_alone_do_not_look_at_backgrounds(scene):
     for mode in ("D", "ED"):
         found = _render(scene | dict(backgrounds=np.ones((2, 3))), render_mode=mode)[0]

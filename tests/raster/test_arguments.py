@@ -24,7 +24,8 @@ def _function(**options):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_inputs_equal_their_widened_copies_and_get_16_bit_gradients(dtype):
     scene = arg_specs.random_scene(0, NUM, WIDTH, HEIGHT)
     names = ("means", "quats", "scales", "opacities", "colors")

@@ -12,6 +12,18 @@ from tests.raster import suite
 class TestXlaGroup(suite.BackendSuite):
     backend = "xla_group"
 
+    @pytest.mark.slow
+    def test_100k_gaussians_through_a_tiny_buffer(self):
+        super().test_100k_gaussians_through_a_tiny_buffer()
+
+    @pytest.mark.slow
+    def test_eight_devices_equal_one(self):
+        super().test_eight_devices_equal_one()
+
+    @pytest.mark.slow
+    def test_32_channels_match_reference(self):
+        super().test_32_channels_match_reference()
+
 
 class TestXlaLoop(suite.BackendSuite):
     backend = "xla_loop"

@@ -43,6 +43,7 @@ def _mesh():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
 def test_two_devices_give_the_values_and_gradients_of_one():
     scenes, (viewmats, Ks) = _scenes(4), _cameras(4)

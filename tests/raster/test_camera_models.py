@@ -115,7 +115,11 @@ def _value_and_grad(args, **options):
 
 
 @pytest.mark.parametrize(
-    "case", ["ortho", pytest.param("fisheye lens", marks=pytest.mark.slow), "pinhole lens"]
+    "case",
+    [
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("ortho", "fisheye lens")),
+        "pinhole lens",
+    ],
 )
 def test_gradients_equal_finite_differences(case):
     model, radial, tangential = LENSES[case]
@@ -136,6 +140,7 @@ def test_gradients_equal_finite_differences(case):
             assert np.any(np.asarray(grad) != 0), name
 
 
+@pytest.mark.slow
 def test_zero_coefficients_are_the_ideal_camera():
     for model, count in (("pinhole", 6), ("fisheye", 4)):
         ideal = _project(_inputs(model, None, None, np.float32), camera_model=model)
@@ -164,6 +169,7 @@ def test_fisheye_is_smooth_on_the_axis():
     np.testing.assert_allclose(slope, expected / 8, rtol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lens", [None, FISHEYE], ids=["ideal", "lens"])
 def test_fisheye_gradients_are_finite_next_to_the_camera_plane(lens):
     means = jnp.array([[x, 0.0, z] for x in (0.0, 1e-9, 0.3) for z in (2e-9, 1e-8, 3e-7, 1e-3)])

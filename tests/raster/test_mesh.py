@@ -56,7 +56,7 @@ def _agree(result, expected, most_doubtful, atol=2e-4):
     np.testing.assert_allclose(np.asarray(result[1][0])[clear], depth[clear], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("supersample", [1, 2])
+@pytest.mark.parametrize("supersample", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("colour", ["plain", "face", "vertex", "texture"])
 def test_random_triangles_that_pierce_one_another_match_the_definition(colour, supersample):
     rng, vertices, faces = _soup(3)
@@ -82,6 +82,7 @@ def test_random_triangles_that_pierce_one_another_match_the_definition(colour, s
     _agree(result, expected, 0.05)
 
 
+@pytest.mark.slow
 def test_a_world_light_and_oblong_pictures_with_skew_match_the_definition():
     _, vertices, faces = _soup(5)
     viewmats, _ = _camera(elevation_degrees=-10.0)
@@ -163,6 +164,7 @@ def _coverage(vertices, faces, size, viewmats, Ks):
     return total
 
 
+@pytest.mark.slow
 def test_faces_around_a_point_share_each_pixel_without_holes_or_double_hits():
     # Vertices and edges go through pixel centres on purpose: a centre at (8, 8) + 0.5.
     size, viewmats_Ks = 16, _front(16, focal=1.0)
@@ -287,6 +289,7 @@ def test_of_coplanar_faces_the_first_is_seen():
         np.testing.assert_array_equal(seen, np.tile(order[0] / np.float32(255), (len(seen), 1)))
 
 
+@pytest.mark.slow
 def test_views_are_independent_padding_is_invisible_and_runs_repeat():
     _, vertices, faces = _soup(11)
     viewmats = np.asarray(cameras.orbit_path(3, 3.0))

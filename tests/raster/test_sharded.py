@@ -42,10 +42,11 @@ def single(scene):
     return _run(lambda **kw: api.rasterize(**kw, backend="xla_loop"), scene)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape,axes,rows",
     [
-        pytest.param((8,), dict(tiles="t"), None, marks=pytest.mark.slow),
+        ((8,), dict(tiles="t"), None),
         ((2, 4), dict(views="v", tiles="t"), 51),
     ],
     ids=["strips", "views and strips, needed rows only"],
@@ -70,6 +71,7 @@ def test_devices_make_the_image_and_gradients_of_one(scene, single, shape, axes,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leading", [(), (2,)], ids=["per scene", "per view"])
 def test_sh_colors_are_split_with_their_gaussians(scene, leading):
     coefficients = np.random.default_rng(1).normal(size=(*leading, NUM, 4, 3))

@@ -49,9 +49,8 @@ def _expected():
     return _value_and_grad(gathered)
 
 
-@pytest.mark.parametrize(
-    "options", [pytest.param({}, marks=pytest.mark.slow), dict(tile_size=8, capacity=30)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, dict(tile_size=8, capacity=30)])
 def test_pixels_equal_the_image_with_gradients(options):
     common = dict(width=WIDTH, height=HEIGHT, render_mode="RGB+ED", sh_degree=1) | options
 
@@ -65,6 +64,7 @@ def test_pixels_equal_the_image_with_gradients(options):
     assert np.std(found) > 0.1
 
 
+@pytest.mark.slow
 def test_work_is_that_of_the_tiles_asked():
     scene, _, _ = _case()
     scene["opacities"] = scene["opacities"] * 0.1

@@ -10,6 +10,7 @@ from gsjax.raster.blend import xla_group_walk
 from tests.raster import suite
 
 
+@pytest.mark.slow
 def test_groups_tile_size_and_capacity_change_nothing():
     options = dict(group=3, tile_size=8, capacity=200)
     scene = arg_specs.random_scene(1, suite.BLEND_NUM, suite.WIDTH, suite.HEIGHT, cameras=2)

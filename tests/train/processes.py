@@ -19,20 +19,25 @@ def environment() -> dict[str, str]:
     return {**kept, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def start(workdir, *options, command=None, log=None) -> subprocess.Popen:
+def start(workdir, *options, command=None, log=None, **variables) -> subprocess.Popen:
     """Starts a run; what it says goes to ``log`` (a path) or is dropped."""
     command = command or [sys.executable, *SCRIPT, str(workdir)]
     with open(log or os.devnull, "ab") as out:
         return subprocess.Popen(
-            [*command, *options], cwd=ROOT, env=environment(), stdout=out, stderr=out
+            [*command, *options], cwd=ROOT, env=environment() | variables, stdout=out, stderr=out
         )
+
+
+def free_address() -> str:
+    """host:port that nothing listens on, for process 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def start_pair(workdir, *options, log) -> list[subprocess.Popen]:
     """Starts two processes of one run."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"address=127.0.0.1:{probe.getsockname()[1]}"
+    address = f"address={free_address()}"
     return [
         start(workdir, address, "processes=2", f"id={i}", *options, log=f"{log}.{i}")
         for i in range(2)

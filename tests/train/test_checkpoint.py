@@ -1,5 +1,7 @@
 """Checkpoints: round trip, resharding, donated buffers, damage, warm start."""
 
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +118,28 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, damage, caplog):
     assert "checkpoint 3 is damaged and passed over" in caplog.text
     write(tmp_path, steps=(3,))  # the step can be written again
     assert restore(tmp_path)[0].step == 3
+
+
+def test_a_save_without_room_says_so_and_leaves_the_last_good_one(tmp_path):
+    """Room is taken away as a limit on the size of files; a full disk fails in the same write."""
+    value = {"w": jax.random.normal(jax.random.key(0), (256, 256))}  # 256 KB that do not shrink
+    store = checkpoint.Checkpoints(tmp_path, keep=3)
+    store.save(1, value, {}, INFO, wait=True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(checkpoint.NotWritten, match="Those before it are whole"):
+            store.save(2, value, {}, INFO, wait=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    store.close()
+    store = checkpoint.Checkpoints(tmp_path, keep=3)
+    assert store.steps == [1]
+    found = store.restore(abstract(value))
+    np.testing.assert_array_equal(found.state["w"], value["w"])
+    store.save(2, value, {}, INFO, wait=True)
+    assert store.steps == [1, 2]
+    store.close()
 
 
 def test_other_numbers_than_were_written_are_noticed(tmp_path):

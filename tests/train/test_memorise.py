@@ -1,9 +1,12 @@
 """The command that lets a system learn one batch by heart, on a tiny model."""
 
+import pytest
+
 from gsjax.train import memorise
 from tests.systems.unipre3d import tiny
 
 
+@pytest.mark.slow
 def test_scores_rise():
     config = tiny.config(train__batch_size=2)
     config.model.fusion, config.data.references = "none", 0
@@ -24,8 +27,3 @@ def test_margins_are_differences_to_both_baselines_and_decide():
     good = dict(over_blank=8.0, over_silhouette=2.0, iou=0.8)
     assert memorise.learned(good)
     assert not any(memorise.learned({**good, name: value - 0.1}) for name, value in good.items())
-
-
-def test_a_config_is_read_with_its_argument():
-    config = memorise.read_config("configs/unipre3d_object.py:backbone=pointnet")
-    assert config.model.backbone == "pointnet"

@@ -23,6 +23,7 @@ def points():
     return suite.cloud(0, 2, 40, 1)
 
 
+@pytest.mark.slow
 def test_masked_points_change_nothing(model, points):
     suite.check_padding(model, points)
 
@@ -104,6 +105,7 @@ def test_local_norm_pool_is_the_loop():
             np.testing.assert_allclose(got[b, g], x / (1 + np.exp(-x)), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_stochastic_depth_drops_whole_branches_of_clouds():
     model = base.build("mamba3d", "small", **{**TINY, "depth": 2}, drop_path=0.5)
     points = suite.cloud(0, 6, 40, 0)

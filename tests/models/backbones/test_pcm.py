@@ -27,10 +27,12 @@ def points():
     return suite.cloud(0, 2, 20, 1)
 
 
+@pytest.mark.slow
 def test_masked_points_change_nothing(model, points):
     suite.check_padding(model, points, 13)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_clouds(points):
     suite.check_batch(base.build("pcm", "small", **FLAT), points)
 
@@ -141,6 +143,7 @@ def test_prompts_stand_before_and_after_the_valid_points(backward):
     assert not np.asarray(got)[0, 4:].any()
 
 
+@pytest.mark.slow
 def test_a_second_direction_keeps_padding_harmless(points):
     model = base.build("pcm", "small", **FLAT, backward="sequence")
     variables = suite.init(model, points)

@@ -44,7 +44,7 @@ def random_variables(model, points, seed=0):
 @pytest.mark.parametrize(
     "check",
     [
-        suite.check_padding,
+        pytest.param(suite.check_padding, marks=pytest.mark.slow),
         suite.check_gradients,
         pytest.param(suite.check_batch, marks=pytest.mark.slow),
         functools.partial(suite.check_fuse, "pointmlp"),

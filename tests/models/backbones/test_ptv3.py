@@ -59,7 +59,7 @@ def random_variables(model, points, seed=0):
 @pytest.mark.parametrize(
     "check",
     [
-        suite.check_padding,
+        pytest.param(suite.check_padding, marks=SLOW),
         suite.check_gradients,
         pytest.param(suite.check_batch, marks=SLOW),
         pytest.param(functools.partial(suite.check_fuse, "ptv3"), marks=SLOW),

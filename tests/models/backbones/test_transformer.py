@@ -22,6 +22,7 @@ def points():
     return suite.cloud(0, 2, 40, 1)
 
 
+@pytest.mark.slow
 def test_masked_points_change_nothing(model, points):
     suite.check_padding(model, points)
 
@@ -61,6 +62,7 @@ def test_parameters_as_in_the_released_layers(size, millions):
     assert count / 1e6 == pytest.approx(millions, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_full_size_forward():
     model, points = base.build("transformer", "paper"), suite.cloud(0, 1, 1024, 0)
     found = suite.apply(model, suite.init(model, points), points, full_size=True)
@@ -68,6 +70,7 @@ def test_full_size_forward():
     assert np.isfinite(found.feat).all()
 
 
+@pytest.mark.slow
 def test_stochastic_depth_drops_whole_branches_of_clouds():
     model = base.build("transformer", "small", **TINY, drop_path=0.5)
     points = suite.cloud(0, 6, 40, 0)

@@ -109,6 +109,7 @@ def test_parameters_are_as_many_as_published(size, depth, whole):
     assert abs(total - head - depth * 1e6) < 0.005 * depth * 1e6, counts
 
 
+@pytest.mark.slow
 def test_parameters_of_the_small_model_by_part():
     models = [depthsplat.PRESETS[n] for n in ("small", "small_oct2024")]
     march, october = (

@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     return _write(tmp_path_factory.mktemp("vae"))
 
 
+@pytest.mark.slow
 def test_maps_keep_what_every_encoder_must(folder):
     encoder = base.load(f"sd_vae:{folder}?licence=MIT", weights.open_state_dict)
     images = case.pictures(6, 8)

@@ -161,7 +161,8 @@ def test_sampled_views_are_distinct():
     assert all(len(set(row)) == 5 and max(row) < 6 for row in views.tolist())
 
 
-@pytest.mark.parametrize("sharding", [pytest.param("gather", marks=pytest.mark.slow), "ring"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["gather", "ring"])
 @pytest.mark.parametrize("kind", losses.KINDS)
 def test_the_sharding_option_keeps_value_and_gradient(kind, sharding):
     inputs = _inputs(8)

@@ -59,6 +59,7 @@ def test_converted_weights_give_the_checkpoints_function(mlp, fused):
         np.testing.assert_array_equal(value, sd[key], err_msg=key)
 
 
+@pytest.mark.slow
 def test_gaussian_branch_stays_new_and_adds_nothing_at_first():
     sd = uni3d_case.state_dict(**uni3d_case.SMALL)
     found = uni3d.convert(sd, heads=uni3d_case.HEADS)
@@ -73,7 +74,9 @@ def test_gaussian_branch_stays_new_and_adds_nothing_at_first():
     np.testing.assert_allclose(embedding[0], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size", [pytest.param(s, marks=[pytest.mark.slow] * (s in ("large", "giant"))) for s in SIZES]
+)
 def test_public_sizes_are_told_from_shapes_and_have_the_published_counts(size):
     width, depth, hidden, mlp, fused, published = SIZES[size]
     case = dict(width=width, depth=depth, hidden=hidden, convs=(128, 256, 512, 512), dim=1024)
@@ -153,6 +156,7 @@ def _archive(folder: pathlib.Path, arrays=None):
     return path
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_archive(tmp_path):
     shown = []
     system = dataclasses.replace(tiny.system(), show=lambda values, folder: shown.append(values))

@@ -43,6 +43,7 @@ def test_parity_throws_these_switches_and_no_other():
     assert paper.data.num_points == 2048 and paper.data.sh_columns == "rest44"
 
 
+@pytest.mark.slow
 def test_the_last_coefficient_is_lost(folder):
     whole = _points(folder, data__features="sh")
     short = _points(folder, data__features="sh", data__sh_columns="rest44")

@@ -107,6 +107,7 @@ def test_padding_counts_for_nothing(plain):
         np.testing.assert_allclose(metrics[name], other[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_call_and_one_each_differ_in_the_norms_alone(folder):
     """In inference they are the same; in training each call's norms see one role."""
     one, each = (system.build(tiny.config(folder, model__calls=c)) for c in system.CALLS)
@@ -143,6 +144,7 @@ def test_every_parameter_has_a_gradient_and_the_loss_falls(plain):
     assert value < 0.6 * first
 
 
+@pytest.mark.slow
 def test_nt_xent_projects_both_kinds_into_one_space_and_learns(folder):
     built = system.build(tiny.config(folder, loss__objective="nt_xent", model__space_dim=8))
     variables = jax.jit(built.init)(jax.random.key(0))
@@ -204,6 +206,7 @@ def test_more_points_than_are_stored_are_refused(folder):
         built.eval_data("test")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classify_points", "classify_views"])
 def test_labelled_twins_learn_a_batch(folder, task):
     config = tiny.config(folder, data__supervised_views=3, data__fraction=0.5)

@@ -68,6 +68,7 @@ def test_the_pm_term_has_its_weight_and_its_cap():
     np.testing.assert_allclose(loss, metrics["photometric"] + metrics["pm"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_earlier_depths_are_drawn_with_their_weights():
     """Against the same loss of each depth by itself."""
     batch = _case()[0]
@@ -134,6 +135,7 @@ def test_terms_without_what_they_need_are_refused():
             objective.build(tiny.config(**overrides))
 
 
+@pytest.mark.slow
 def test_lpips_travels_with_the_variables_and_has_its_weight(monkeypatch):
     """A made-up network of one layer: the files are the user's."""
     layer = lpips_lib.Conv(0, compared=True)

@@ -67,6 +67,7 @@ def test_what_is_nearer_than_a_fifth_of_near_is_culled():
     assert float(alpha(4.9).max()) > 0.1 and float(alpha(5.1).max()) == 0.0
 
 
+@pytest.mark.slow
 def test_views_one_at_a_time_are_the_same_with_the_same_gradients():
     viewmats, Ks = _cameras()
     near = jnp.asarray([0.5])

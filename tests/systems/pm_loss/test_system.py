@@ -31,6 +31,7 @@ def learned():
     return built, batch, before, jax.device_get(state.variables()), metrics
 
 
+@pytest.mark.slow
 def test_the_loss_of_one_batch_falls(learned):
     losses = [float(m["loss"]) for m in learned[4]]
     assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0], losses
@@ -73,6 +74,7 @@ def test_predictions_have_their_shapes_and_agree(learned):
     np.testing.assert_allclose(local[..., 2].reshape(told.shape), told, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_oracle_is_another_picture_where_depths_were_wrong(learned):
     built, batch, _, variables, _ = learned
     draw = jax.jit(built.predict_fns["oracle"])
@@ -81,6 +83,7 @@ def test_the_oracle_is_another_picture_where_depths_were_wrong(learned):
     assert float(jnp.abs(one - two).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_picture_is_written(learned, tmp_path):
     built, _, _, variables, _ = learned
     built.show(variables, tmp_path)

@@ -46,6 +46,7 @@ def test_the_term_is_the_loss_of_each_example_without_its_unknown_points():
     np.testing.assert_allclose(metrics["pm_scale"], 1 / 0.4, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_on_two_devices_it_is_the_same():
     centres, batch = _batch()
 

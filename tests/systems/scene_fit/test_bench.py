@@ -27,6 +27,7 @@ def light(monkeypatch):
     return ["--quick", "--num_steps=499"]
 
 
+@pytest.mark.slow
 def test_table_ratios_and_json(light, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench.runtime, "keep_freed_memory", lambda: False)
     out = tmp_path / "rows" / "bench.json"

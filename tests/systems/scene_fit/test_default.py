@@ -328,6 +328,7 @@ def test_opacity_reset_lowers_but_never_raises():
         default.reset_opacity(params, alive, 1.5)
 
 
+@pytest.mark.slow
 def test_more_rows_change_nothing_but_the_room():
     params, alive, stats = _case(1, 20, 20)
     moments = ({k: np.ones_like(x) for k, x in params.items()}, np.int32(9))
@@ -347,6 +348,7 @@ def test_more_rows_change_nothing_but_the_room():
         default.grow_capacity(params, alive, (), 10)
 
 
+@pytest.mark.slow
 def test_vmap_over_scenes_is_a_loop():
     scenes = [_case(seed, 30, used) for seed, used in ((0, 10), (1, 29), (2, 0))]
     batch = jax.tree.map(lambda *x: np.stack(x), *scenes)

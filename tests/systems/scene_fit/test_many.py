@@ -67,6 +67,7 @@ def test_two_devices_stay_within_roundings_of_single_fits(record_property):
         np.testing.assert_allclose(state.params[name], value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_broken_scene_does_not_touch_the_others():
     views, states = _scenes(4)
     sh0 = states[1].params["sh0"].at[0].set(jnp.nan)

@@ -82,6 +82,7 @@ def test_relocation_row_by_row(seed, coeffs):
     np.testing.assert_array_equal(now_alive, in_use)
 
 
+@pytest.mark.slow
 def test_sources_are_drawn_in_proportion_to_opacity():
     params, alive, active = _stock(5)
     keys = jax.random.split(jax.random.key(0), 2000)
@@ -149,6 +150,7 @@ def _picture(params, alive):
                            height=48)[0]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_relocation_and_growth_keep_the_picture():
     params = stock.make(3, 120, opacities=np.r_[np.full(40, 0.004), np.linspace(0.3, 0.95, 80)])
     params["log_scales"] += 1.2

@@ -123,6 +123,7 @@ def test_systematic_counts_stay_within_two_of_the_expectation():
     assert np.all(np.diff(drawn) >= 0) and drawn.dtype == jnp.int32
 
 
+@pytest.mark.slow
 def test_the_first_draws_alone_cover_everything():
     """Parts are as many as draws that count: a prefix is no sample of the first rows only."""
     weights = np.ones(50, np.float32)
@@ -181,6 +182,7 @@ def test_few_and_extreme_weights(weights):
     assert relocation.sample_sources(jax.random.key(7), jnp.array(weights), 0).shape == (0,)
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop():
     keys = jax.random.split(jax.random.key(8), 3)
     weights = jax.random.uniform(jax.random.key(9), (3, 30))

@@ -25,7 +25,8 @@ def advance():
     return jax.jit(steps.advance, static_argnums=(0, 3))
 
 
-@pytest.mark.parametrize("strategy", ["mcmc", pytest.param("default", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["mcmc", "default"])
 def test_pictures_improve_and_counts_are_kept(strategy):
     recipe = dataclasses.replace(RECIPE, strategy=strategy)
     views = scenes.views(0)

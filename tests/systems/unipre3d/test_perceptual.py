@@ -45,6 +45,7 @@ def test_the_term_is_on_in_the_second_half_and_counts_valid_examples(config):
     assert expected > 1e-4 and int(held[perceptual.STEPS]["count"]) == 4
 
 
+@pytest.mark.slow
 def test_the_system_adds_it_and_the_head_feels_it(config):
     config = config.copy_and_resolve_references()
     config.data.view_size = 32

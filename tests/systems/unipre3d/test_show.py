@@ -101,6 +101,7 @@ def test_names_and_scores_are_written(monkeypatch, tmp_path):
     assert {"jug", "1", "reference", "view 1 of 1", "truth", "drawn, 20.0 dB"} <= set(written)
 
 
+@pytest.mark.slow
 def test_the_systems_own_picture_at_object_level(tmp_path):
     built = tiny.system()
     built.show(tiny.variables(built), tmp_path / "pictures")

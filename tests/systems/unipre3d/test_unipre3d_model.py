@@ -108,6 +108,7 @@ def test_embeddings_are_the_backbones_own(built, batch, variables):
     np.testing.assert_array_equal(found["gaussian"], again["gaussian"])
 
 
+@pytest.mark.slow
 def test_one_batch_is_learned():
     """Loss falls to under a third in 60 steps; the margins of a whole run are a command's affair."""
     built = tiny.system()
