@@ -82,6 +82,7 @@ def data_block() -> ml_collections.ConfigDict:
             towers="",  # weights of the image/text pair; '' = those shipped for the set
             num_threads=4,  # read threads a process
             prefetch=32,  # examples buffered on the host
+            memory=1024,  # MB of decoded pictures and scenes that a process keeps, where a set decodes any
         )
     )
 

@@ -25,7 +25,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from gsjax.data import embedding_writer, embeddings, features, fitted, store, templates
+from gsjax.data import embedding_writer, embeddings, features, fitted, made_up, store, templates
 from gsjax.io import weights
 from gsjax.models import towers as towers_lib
 
@@ -47,6 +47,8 @@ def resolve_towers(data_config) -> towers_lib.Towers:
         return towers_lib.load(spec, weights.open_state_dict)
     assets = importlib.resources.files("gsjax.assets")
     name = data_config.name
+    if name == made_up.NAME:
+        return towers_lib.Towers(**made_up.tower_parts())
     if name == "fitted":  # the pair of the meshes that were fitted
         name = fitted.collection(data_config.source).split()[0]
     kind = spec or "toy_clip"

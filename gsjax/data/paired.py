@@ -124,6 +124,7 @@ def record(
     num_points: int = NUM_POINTS,
     sets: int = NUM_SETS,
     categories: Sequence[str] = MODELNET10,
+    samples: np.ndarray | None = None,
 ) -> dict:
     """A record without ``index`` and pictures.
 
@@ -135,6 +136,7 @@ def record(
       num_points: of a sample; fewer Gaussians repeat, see ``farthest_points``.
       sets: K samples.
       categories: in label order.
+      samples: int [K, P], in place of farthest-point samples.
 
     Raises:
       ValueError: an unknown category, another SH degree, no Gaussian opaque enough, or values that are
@@ -161,7 +163,8 @@ def record(
             raise ValueError(
                 f"{uid}: {_RAW[name]}: values that are not finite; fit the object again"
             )
-    samples = point_sets(rows["xyz"], uid, num_points, sets)
+    if samples is None:
+        samples = point_sets(rows["xyz"], uid, num_points, sets)
     label = list(categories).index(category)
     return dict(uid=uid, name=about["name"], category=label, **rows, samples=samples)
 

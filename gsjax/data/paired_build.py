@@ -19,6 +19,7 @@ from gsjax.data import (
     build,
     features,
     fitted,
+    made_up,
     mesh_collections,
     mesh_views,
     paired,
@@ -32,7 +33,7 @@ from gsjax.data import (
 from gsjax.io import meshes
 
 VERSION = 1  # raise it when records change
-NAMES = ("procedural", "objects_cc0", "meshes")
+NAMES = ("procedural", "objects_cc0", "meshes", made_up.NAME)
 _DENSER = 4  # Gaussians in pictures of procedural objects, for one that is stored
 _UP = dict(y=mesh_views.Y_UP, z=mesh_views.Z_UP)
 
@@ -45,6 +46,7 @@ class _Object:
         about: uid, name, category.
         gaussians: raw arrays; see ``paired.record``.
         views: uint8 [V, H, W, 4] of the object itself.
+        samples: rows of the Gaussians, if not farthest-point samples; see ``paired.record``.
         seen: whether its Gaussians are to be shown too: pictures are of something else.
     """
 
@@ -52,6 +54,7 @@ class _Object:
     gaussians: Mapping[str, np.ndarray]
     views: np.ndarray
     seen: bool = True
+    samples: np.ndarray | None = None
 
 
 def recipe_of(d) -> mesh_views.ViewRecipe:
@@ -80,7 +83,8 @@ def plan(d) -> build.Plan:
     """
     if d.name not in NAMES:
         raise ValueError(f"data.name: unknown set {d.name!r}; known: {', '.join(NAMES)}")
-    sides, names, identity = (_procedural if d.name == "procedural" else _meshes)(d)
+    makers = {"procedural": _procedural, made_up.NAME: _of_nothing}.get(d.name, _meshes)
+    sides, names, identity = makers(d)
     modelnet = d.name == "meshes" and names <= set(paired.MODELNET10)
     names = list(paired.MODELNET10) if modelnet else sorted(names)  # labels are the reference's
     settings = ("views", "view_size", "colored", "up_axis", "stored_gaussians", "sample_points", "samples",
@@ -117,6 +121,7 @@ def _records(d, names, sides, side: str) -> Iterator[dict]:
             num_points=d.sample_points,
             sets=d.samples,
             categories=names,
+            samples=thing.samples,
         )
         shown = dict(views=thing.views, memory=[], between=[])
         if thing.seen and side == "test":
@@ -237,6 +242,21 @@ def _mesh_object(item: mesh_collections.Item, cloud, d, recipe: mesh_views.ViewR
         )
         cloud = paired_surface.gaussians(points, normals, placed.area, recipe.shading)
     return _Object(item.about, cloud, views)
+
+
+def _of_nothing(d) -> tuple[dict[str, list[_Maker]], set[str], dict]:
+    """Objects of the right size, for measuring the pipeline."""
+    counts = dict(train=d.num_objects, test=d.num_test or max(2, d.num_objects // 4))
+
+    def maker(side, number, recipe):
+        del recipe
+        return _Object(*made_up.paired_parts(side, number, d), False, made_up.samples(d, number))
+
+    sides = {
+        side: [functools.partial(maker, side, number) for number in range(count)]
+        for side, count in counts.items()
+    }
+    return sides, set(made_up.CATEGORIES), dict(objects=counts, made_by=made_up.VERSION)
 
 
 def _procedural(d) -> tuple[dict[str, list[_Maker]], set[str], dict]:

@@ -1,7 +1,7 @@
 """Examples of one picture and one caption each, for training and testing image/text towers.
 
-Gaussians are not read. Decoded pictures stay in memory while they fit, since a small set is gone
-through hundreds of times and decoding would be most of the work. Imports no JAX.
+Gaussians are not read. Pictures are decoded when an example shows them, and stay in memory while they fit, since
+a small set is gone through hundreds of times and decoding would be most of the work. Imports no JAX.
 """
 
 import threading
@@ -13,6 +13,31 @@ import numpy as np
 from gsjax.data import embeddings, features, store
 
 FIELDS = ("index", "uid", "category", "captions", "views")
+MEMORY = 1 << 30  # bytes of pictures that are kept, unless a config says otherwise
+
+
+def memory_of(data_config) -> int:
+    """Bytes that ``data.memory`` (MB) lets a process keep of what it decoded."""
+    megabytes = data_config.get("memory", MEMORY >> 20)
+    if megabytes < 0:
+        raise ValueError(f"data.memory: expected megabytes from 0 on, found {megabytes}")
+    return int(megabytes) << 20
+
+
+class Budget:
+    """Bytes that several holders may keep together; safe between threads."""
+
+    def __init__(self, size: int):
+        self._left = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """True if ``size`` bytes were left; they are then taken."""
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
 
 
 class KeptRecords:
@@ -23,60 +48,96 @@ class KeptRecords:
         memory: bytes of pictures that may be kept.
     """
 
-    def __init__(self, records, memory: int = 1 << 30):
+    def __init__(self, records, memory: int = MEMORY):
         self._records, self._memory = records, memory
+        self._forget()
+
+    def _forget(self):
         self._kept: dict[int, dict] = {}
-        self._used = 0
-        self._lock = threading.Lock()
+        self._budget = Budget(self._memory)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getstate__(self):
-        return {**self.__dict__, "_kept": {}, "_used": 0, "_lock": None}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_kept", "_budget")}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self._lock = threading.Lock()
+        self._forget()
 
     def __getitem__(self, position: int) -> dict:
         kept = self._kept.get(position)
         if kept is not None:
             return kept
         record = self._read(position)
-        with self._lock:
-            if self._used + record["views"].nbytes <= self._memory:
-                self._kept[position] = record
-                self._used += record["views"].nbytes
+        if self._budget.take(record["views"].nbytes):
+            self._kept[position] = record
         return record
 
     def _read(self, position: int) -> dict:
         return self._records[position]
 
 
+class Views:
+    """Pictures of a record, decoded when they are asked for: of dozens an example shows a few.
+
+    ``views[i]`` is one picture, ``views[rows]`` an array [R, ...] of those; ``len`` is their number.
+
+    Args:
+        files: picture files.
+        prepare: pixels as stored -> as wanted.
+        budget: of what may stay decoded.
+
+    Attributes:
+        nbytes: of the files.
+    """
+
+    def __init__(self, files: Sequence[bytes], prepare: Callable, budget: Budget):
+        self._files, self._prepare, self._budget = files, prepare, budget
+        self._decoded: dict[int, np.ndarray] = {}
+        self.nbytes = sum(map(len, files))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, chosen):
+        rows = np.arange(len(self))[chosen]
+        if rows.ndim == 0:
+            return self._one(int(rows))
+        return np.stack([self._one(int(row)) for row in rows])
+
+    def _one(self, row: int) -> np.ndarray:
+        found = self._decoded.get(row)
+        if found is None:
+            found = self._prepare(features.decode_png(self._files[row]))
+            if self._budget.take(found.nbytes):
+                self._decoded[row] = found
+        return found
+
+
 class DecodedRecords(KeptRecords):
-    """Records of a split with ``views`` decoded and prepared, kept in memory up to a bound.
+    """Records of a split with ``views`` decoded and prepared when asked for, kept up to a bound.
 
     Args:
         records: random access to records with ``FIELDS``.
         prepare: uint8 [H, W, C] -> uint8 [S, S, 3].
-        memory: bytes of prepared pictures that may be kept.
+        memory: bytes of files and of prepared pictures that may be kept.
     """
 
-    def __init__(self, records, prepare: Callable[[np.ndarray], np.ndarray], memory: int = 1 << 30):
+    def __init__(self, records, prepare: Callable[[np.ndarray], np.ndarray], memory: int = MEMORY):
         super().__init__(records, memory)
         self._prepare = prepare
 
     def _read(self, position: int) -> dict:
         record = dict(self._records[position])
-        pictures = [self._prepare(features.decode_png(data)) for data in record["views"]]
-        if not pictures or not record["captions"]:
+        if not record["views"] or not record["captions"]:
             raise ValueError(
-                f"record {record['uid']!r} has {len(pictures)} pictures and "
+                f"record {record['uid']!r} has {len(record['views'])} pictures and "
                 f"{len(record['captions'])} captions; this system needs both: prepare the set with "
                 "views > 0"
             )
-        record["views"] = np.stack(pictures)
+        record["views"] = Views(record["views"], self._prepare, self._budget)
         return record
 
 
@@ -120,6 +181,6 @@ def picture_examples(
     return dataset.random_map(pick, seed=seed) if train else dataset.map(pick)
 
 
-def open_decoded(dataset_dir, split: str, prepare, memory: int = 1 << 30) -> DecodedRecords:
+def open_decoded(dataset_dir, split: str, prepare, memory: int = MEMORY) -> DecodedRecords:
     """One split of a prepared set with its pictures decoded; see :class:`DecodedRecords`."""
     return DecodedRecords(store.open_split(dataset_dir, split, fields=FIELDS), prepare, memory)

@@ -41,6 +41,8 @@ def mirrored(points: np.ndarray, conf: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def resized(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Nearest lookup, source row floor(i h / height): values [V, h, w, ...] at another size."""
     rows, columns = values.shape[1:3]
+    if (rows, columns) == (height, width):
+        return values
     row = np.arange(height) * rows // height
     column = np.arange(width) * columns // width
     return values[:, row[:, None], column]

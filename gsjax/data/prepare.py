@@ -15,9 +15,9 @@ import os
 
 from etils import epath
 
-from gsjax.data import collections, fitted, folder, objects_cc0, procedural, store
+from gsjax.data import collections, fitted, folder, made_up, objects_cc0, procedural, store
 
-NAMES = ("procedural", "objects_cc0", "folder", "fitted", *collections.NAMES)
+NAMES = ("procedural", "objects_cc0", "folder", "fitted", *collections.NAMES, made_up.NAME)
 # Every field of the data config that decides what a prepared set holds, with its default. Other
 # fields (read threads, ...) are of no concern here.
 DEFAULTS = dict(
@@ -25,7 +25,7 @@ DEFAULTS = dict(
     dir="",  # cache root, local or gs://; '' = $GSJAX_CACHE or ~/.cache/gsjax
     source="",  # raw data; '' = $GSJAX_DATA/<name> for objects_cc0 and collections
     captions_csv="",  # folder; collections: a CSV or JSON by uid, '' = their own
-    num_objects=512,  # procedural only: training objects
+    num_objects=512,  # procedural and made_up only: training objects
     num_test=0,  # procedural only; 0 = one for every eight, but every category once
     num_gaussians=2048,  # that an example will have
     stored_gaussians=0,  # in a record; 0 = twice as many (procedural: as many), to draw from
@@ -74,7 +74,7 @@ def plan(data_config):
     s = settings(data_config)
     parts = {
         "procedural": _procedural, "objects_cc0": _objects_cc0, "folder": _folder, "fitted": _fitted,
-        **dict.fromkeys(collections.NAMES, _collection),
+        made_up.NAME: made_up.plan_fields, **dict.fromkeys(collections.NAMES, _collection),
     }  # fmt: skip
     fields = parts[s["name"]](s)
     identity = {

@@ -24,7 +24,7 @@ from absl import logging
 from PIL import Image
 
 from gsjax.data import clouds, scene_arrays, scene_labels
-from gsjax.data.scenes import View
+from gsjax.data.scenes import View, resized
 from gsjax.io import picture_file, posed_checks
 
 SPLITS = scene_arrays.SCANNET_SPLITS
@@ -179,12 +179,38 @@ class ScanNetScene:
         """Frame 0 .. F - 1 at the stored size of its picture; pixels have no labels."""
         color, depth, viewmat = self._frames[frame]
         image = np.asarray(_open(color).convert("RGB"))
-        raw = np.asarray(_open(depth)).astype(np.float32) / 1000.0
-        if raw.ndim != 2:
-            raise ValueError(f"{depth}: expected one channel of depth, found {list(raw.shape)}")
+        raw = _depth(depth)
         K = _fitted(self._intrinsics[0], _COLOR_SIZE, image.shape)
         depth_K = _fitted(self._intrinsics[1], _DEPTH_SIZE, raw.shape)
         return View(image, depth_along(raw, depth_K, K, image.shape[:2]), None, viewmat, K)
+
+    def sized_view(self, frame: int, height: int, width: int) -> View:
+        """As ``scenes.resized(view(frame), height, width)``, without making the large picture.
+
+        Depth and ``K`` are the same. Of a JPEG file whole blocks are decoded to 1/2, 1/4 or 1/8 of their pixels, as far
+        as the size wanted allows (means over the block), and those are averaged by area: colours differ by
+        little more than the rounding. Other files take the long way.
+        """
+        color, depth, viewmat = self._frames[frame]
+        with picture_file.opened(color, str(color)) as picture:
+            columns, rows = picture.size
+            if height > rows or width > columns or (height, width) == (rows, columns):
+                return resized(self.view(frame), height, width)
+            drafted = picture.draft("RGB", (width, height))
+            if drafted is None:  # another format
+                return resized(self.view(frame), height, width)
+            picture_file.load(picture, str(color))
+            # Where the file's pixels end in what is decoded: its last blocks may be partly empty.
+            small = _area_means(np.asarray(picture.convert("RGB")), height, width, drafted[1][2:])
+        raw = _depth(depth)
+        K = _fitted(self._intrinsics[0], _COLOR_SIZE, (rows, columns))
+        depth_K = _fitted(self._intrinsics[1], _DEPTH_SIZE, raw.shape)
+        # The source pixel that holds the centre of each new one, as scenes.resized chooses it.
+        row = ((np.arange(height) + 0.5) * rows / height).astype(int)
+        column = ((np.arange(width) + 0.5) * columns / width).astype(int)
+        found = depth_at(raw, depth_K, K, *np.meshgrid(row, column, indexing="ij"))
+        ratio = np.array([width / columns, height / rows, 1.0])
+        return View(small, found, None, viewmat, K * ratio[:, None])
 
     def cloud(self) -> clouds.Cloud:
         """Pointcept's points; labels -1 where the split has none. See ``scene_arrays.read_cloud``."""
@@ -210,8 +236,14 @@ def depth_along(
         K: [3, 3] of the picture wanted.
         shape: (H, W) of it.
     """
-    height, width = shape
-    y, x = np.mgrid[:height, :width] + 0.5
+    return depth_at(depth, depth_K, K, *np.mgrid[: shape[0], : shape[1]])
+
+
+def depth_at(
+    depth: np.ndarray, depth_K: np.ndarray, K: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """As :func:`depth_along`, at some pixels alone: ``rows`` and ``columns`` int [...]. float32 [...]."""
+    y, x = rows + 0.5, columns + 0.5
     rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(K).T @ depth_K.T
     column, row = np.floor(rays[..., 0]).astype(int), np.floor(rays[..., 1]).astype(int)
     inside = (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
@@ -243,6 +275,42 @@ def _matrix(path: Path) -> np.ndarray:
     if values.size not in (9, 16):
         raise ValueError(f"{path}: expected 16 numbers (4x4), found {values.size}")
     return values.reshape(4, 4) if values.size == 16 else values.reshape(3, 3)
+
+
+def _area_means(
+    image: np.ndarray, height: int, width: int, extent: tuple[float, float]
+) -> np.ndarray:
+    """uint8 [height, width, 3]: means over equal parts of the first ``extent`` (columns, rows) of an image.
+
+    Pillow's box filter takes whole pixels, which at a ratio near 1 moves parts of the picture by half of one.
+    """
+    means = _means_along(_means_along(image, 0, height, extent[1]), 1, width, extent[0])
+    return np.rint(means).astype(np.uint8)
+
+
+def _means_along(values: np.ndarray, axis: int, parts: int, extent: float) -> np.ndarray:
+    """Means over equal parts of [0, extent] of an axis whose pixel i fills [i, i + 1]; float64.
+
+    By differences of the running sum, which between whole places is linear. (Not by a product of matrices:
+    NumPy's threads would spend more time on waiting for one another than on this.)
+    """
+    values = np.moveaxis(values, axis, 0)
+    total = np.concatenate(
+        [np.zeros_like(values[:1], np.float64), np.cumsum(values, 0, np.float64)]
+    )
+    edges = np.linspace(0, extent, parts + 1)
+    below = np.minimum(edges.astype(int), len(values) - 1)
+    share = (edges - below).reshape(-1, *[1] * (values.ndim - 1))
+    at_edges = total[below] + share * values[below]
+    return np.moveaxis(np.diff(at_edges, axis=0) * (parts / extent), 0, axis)
+
+
+def _depth(path: Path) -> np.ndarray:
+    """float32 [h, w], metres."""
+    raw = np.asarray(_open(path)).astype(np.float32) / 1000.0
+    if raw.ndim != 2:
+        raise ValueError(f"{path}: expected one channel of depth, found {list(raw.shape)}")
+    return raw
 
 
 def _open(path: Path) -> Image.Image:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gsjax.data import hololens_room, scannet, scene_labels, scene_store, scenes, store
+from gsjax.data import hololens_room, pictures, scannet, scene_labels, scene_store, scenes, store
 from gsjax.data.rooms import source as rooms
 
 NAMES = ("rooms", "hololens_room", "scannet")
@@ -56,8 +56,9 @@ def _rooms(d) -> SceneSet:
     identity = dict(seed=d.seed, version=VERSION, **recipe.identity())
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     root = Path(os.fspath(store.cache_root(d.dir))) / "rooms" / digest
+    memory = pictures.memory_of(d)
     sides = {
-        side: scenes.Kept(_stored(root / side, count, d.seed, side, recipe))
+        side: scenes.Kept(_stored(root / side, count, d.seed, side, recipe), memory)
         for side, count in (
             ("train", d.num_objects),
             ("test", d.num_test or d.num_objects // 8 or 1),
@@ -88,7 +89,8 @@ def _scannet(d) -> SceneSet:
             "the raw frames; name both with --config.data.source=... --config.data.frames_source=..."
         )
     sides = [scannet.ScanNet(d.source, d.frames_source, split) for split in ("train", "val")]
-    return SceneSet(*map(scenes.Kept, sides), scene_labels.SCANNET_20)
+    kept = [scenes.Kept(side, pictures.memory_of(d)) for side in sides]
+    return SceneSet(*kept, scene_labels.SCANNET_20)
 
 
 def default_source(name: str, folder: str) -> str:

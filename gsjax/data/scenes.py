@@ -93,6 +93,15 @@ def resized(view: View, height: int, width: int) -> View:
     return View(image, view.depth[row, column], label, view.viewmat, view.K * ratio[:, None])
 
 
+def sized(scene: Scene, frame: int, height: int, width: int) -> View:
+    """A frame at a size: :func:`resized`, unless the scene reads it at that size in a quicker way of its own.
+
+    Such a way is a method ``sized_view(frame, height, width)``.
+    """
+    own = getattr(scene, "sized_view", None)
+    return resized(scene.view(frame), height, width) if own is None else own(frame, height, width)
+
+
 def shifted(viewmats: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """viewmats [..., 4, 4] for a world whose points p became p - shift [3]."""
     result = np.array(viewmats, np.float64)
@@ -308,7 +317,7 @@ def _example(item: tuple[int, Scene], rng: np.random.Generator, *, spec: SceneSp
         scene.num_frames, rng, runs=spec.runs, distance=spec.distance, neighbours=scene.neighbours
     )
     frames = np.concatenate([references, supervised]) if spec.references else supervised
-    views = [resized(scene.view(int(f)), spec.height, spec.width) for f in frames]
+    views = [sized(scene, int(f), spec.height, spec.width) for f in frames]
     points, region = _points(scene.cloud(), views[-spec.runs :], rng, spec)
     shift = _shift(points.xyz, spec.center)
     pixel_mask = [
@@ -434,6 +443,11 @@ class _KeptScene:
 
     def view(self, frame: int) -> View:
         return self._kept.get((self._index, frame), lambda: self._scene.view(frame))
+
+    def sized_view(self, frame: int, height: int, width: int) -> View:
+        """What is kept is of the size that examples show."""
+        key = (self._index, frame, height, width)
+        return self._kept.get(key, lambda: sized(self._scene, frame, height, width))
 
     def cloud(self) -> clouds.Cloud:
         return self._kept.get((self._index, "cloud"), self._scene.cloud)

@@ -67,7 +67,9 @@ def _scaled(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(scaled.convert("RGBA"))
 
 
-def open_split(root, split: str, size: int) -> tuple[pictures.KeptRecords, tuple[str, ...]]:
+def open_split(
+    root, split: str, size: int, memory: int = pictures.MEMORY
+) -> tuple[pictures.KeptRecords, tuple[str, ...]]:
     """Models of one split, kept in memory while they fit, and the names of all categories.
 
     Incomplete models are left out and counted.
@@ -76,4 +78,4 @@ def open_split(root, split: str, size: int) -> tuple[pictures.KeptRecords, tuple
         FileNotFoundError, ValueError: as ``ShapeNetRenders``.
     """
     models = shapenet_renders.ShapeNetRenders(root, split, check=True)
-    return pictures.KeptRecords(Records(models, size)), tuple(models.synsets)
+    return pictures.KeptRecords(Records(models, size), memory), tuple(models.synsets)

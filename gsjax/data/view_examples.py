@@ -16,7 +16,7 @@ from gsjax.data import features, pictures, point_examples, store
 FIELDS = (*pictures.FIELDS, "means", "sh0", "parts", "viewmats", "Ks")
 
 
-def open_records(dataset_dir, split: str, memory: int = 1 << 30) -> pictures.DecodedRecords:
+def open_records(dataset_dir, split: str, memory: int = pictures.MEMORY) -> pictures.DecodedRecords:
     """A split of a prepared set with decoded pictures [V, H, W, C]; see ``pictures``."""
     records = store.open_split(dataset_dir, split, fields=FIELDS)
     return pictures.DecodedRecords(records, np.asarray, memory)

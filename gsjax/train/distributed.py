@@ -144,8 +144,15 @@ def _processor() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+STEP = "train"  # name of a step in traces
+
+
 class ProfileWindow:
-    """Traces ``num_steps`` steps from ``start_step`` on into ``workdir/profile``."""
+    """Traces ``num_steps`` steps from ``start_step`` on into ``workdir/profile``.
+
+    Calls of Python functions are left out: there are a hundred thousand a second, which slow the steps
+    down and push everything else out of viewers.
+    """
 
     def __init__(self, config, workdir):
         self._first = config.start_step
@@ -156,9 +163,11 @@ class ProfileWindow:
     def before(self, step: int):
         """Call before a step; use as a context around it, so that the trace shows its number."""
         if step == self._first and self._last > self._first:
-            jax.profiler.start_trace(self._folder)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(self._folder, profiler_options=options)
             self._on = True
-        return jax.profiler.StepTraceAnnotation("train", step_num=step)
+        return jax.profiler.StepTraceAnnotation(STEP, step_num=step)
 
     def after(self, step: int, result) -> None:
         """Call with the step's result; ends the trace after the last step of the window."""

@@ -17,7 +17,7 @@ KEY = "defines"  # in the meta of a checkpoint
 _BLOCKS = ("system", "seed", "data", "augment", "model", "loss", "fit")
 # Where data lie, how they are fetched, and how the same numbers are computed.
 _FREE = (
-    *("data.dir", "data.num_threads", "data.prefetch", "loss.sharding"),
+    *("data.dir", "data.num_threads", "data.prefetch", "data.memory", "loss.sharding"),
     *("model.dtype", "model.remat", "model.knn_block", "model.eval_order"),
     "model.embed_dim",  # 0 in a config: filled in from the data when a system is built
 )

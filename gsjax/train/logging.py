@@ -17,7 +17,7 @@ import jax
 from absl import logging as absl_logging
 from etils import epath
 
-from gsjax.train import wandb_board
+from gsjax.train import compiling, wandb_board
 
 PACKAGES = "gsjax jax jaxlib flax optax orbax-checkpoint grain numpy ml-collections".split()
 
@@ -93,7 +93,11 @@ class _Lines:
 
 
 class RunLog:
-    """All outputs of a training or evaluation run."""
+    """All outputs of a training or evaluation run.
+
+    Attributes:
+        compiling: what was compiled since the last line.
+    """
 
     def __init__(self, workdir, *, num_steps: int, batch_size: int, start: int | None = 0):
         """Opens the files, without anything past step ``start``.
@@ -106,6 +110,7 @@ class RunLog:
         """
         self._folder = epath.Path(workdir)
         self._batch_size = batch_size
+        self.compiling = compiling.Compiling()
         self._active = jax.process_index() == 0
         self._bar = None
         self._events = self._board = None
@@ -160,7 +165,7 @@ class RunLog:
             self._bar.update(step - self._bar.n)
 
     def train(self, step: int, metrics: dict, waited: float, show: Sequence[str] = ()) -> None:
-        """Writes one step's metrics, and the rates since the last call.
+        """Writes one step's metrics, and since the last call the rates and what was compiled.
 
         Args:
             step: number of the finished step.
@@ -176,6 +181,7 @@ class RunLog:
             values["step_seconds"] = elapsed / steps
             values["examples_per_second"] = steps * self._batch_size / elapsed
             values["data_wait"] = (waited - waited_then) / elapsed
+        values |= self.compiling.take()
         self.restart_clock(step, waited)
         if not self._active:
             return

@@ -117,15 +117,7 @@ def _write_facts(config, workdir) -> None:
 def _train(setup: _Setup) -> dict[str, float]:
     config = setup.config.train
     checkpoints = checkpoint.Checkpoints(setup.workdir, keep=config.keep)
-    source = loader.train_iterator(
-        setup.system.train_data(),
-        seed=setup.config.seed,
-        global_batch=config.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_threads=setup.config.data.get("num_threads", 4),
-        prefetch=setup.config.data.get("prefetch", 32),
-    )
+    source = train_source(setup.config, setup.system, jax.process_index(), jax.process_count())
     feed = log = None
     try:
         with jax.set_mesh(setup.mesh):
@@ -149,6 +141,25 @@ def _train(setup: _Setup) -> dict[str, float]:
         for part in (feed or source, log, checkpoints):
             if part is not None:
                 part.close()
+
+
+def train_source(config, system: base.System, process_index: int = 0, process_count: int = 1):
+    """The batches that one process reads, as numpy arrays: a ``loader.TrainIterator``.
+
+    Args:
+        config: the whole tree.
+        system: whose data.
+        process_index, process_count: which process of how many.
+    """
+    return loader.train_iterator(
+        system.train_data(),
+        seed=config.seed,
+        global_batch=config.train.batch_size,
+        process_index=process_index,
+        process_count=process_count,
+        num_threads=config.data.get("num_threads", 4),
+        prefetch=config.data.get("prefetch", 32),
+    )
 
 
 def _start(setup: _Setup, checkpoints):
@@ -225,15 +236,19 @@ def _steps(setup: _Setup, state, start: int, feed, checkpoints, log):
         guard.push(step, metrics)
         if step == start + 1:
             jax.block_until_ready(metrics)
-            log.say("first step, with compiling: %.1f s", time.perf_counter() - began)
+            log.say(
+                "first step, with compiling: %.1f s (%s)",
+                time.perf_counter() - began,
+                log.compiling.describe(),
+            )
             log.restart_clock(step, feed.waited)
-        if _due(step, config.log_every) or step == config.num_steps:
-            log.train(step, metrics, feed.waited)
-        log.advance(step)
         last = step == config.num_steps
-        if last:
+        if last or _due(step, config.log_every):
+            log.train(step, metrics, feed.waited)
             guard.flush()
+        log.advance(step)
         if last or _due(step, config.save_every):
+            guard.flush()
             _save(setup, state, step, feed, checkpoints, wait=last)
         if not last and _due(step, config.eval_every):
             _evaluation(setup, state, log, checkpoints, feed)

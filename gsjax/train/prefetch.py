@@ -6,6 +6,7 @@ import time
 
 import jax
 
+WAIT = "wait for data"  # in traces
 _END = object()
 
 
@@ -58,7 +59,8 @@ class Prefetch:
 
     def __next__(self):
         start = time.perf_counter()
-        batch, state = self._queue.get()
+        with jax.profiler.TraceAnnotation(WAIT):
+            batch, state = self._queue.get()
         self.waited += time.perf_counter() - start
         if batch is _END:
             self._queue.put((batch, state))

@@ -150,10 +150,12 @@ def compile_step(
 
 
 class NonFiniteGuard:
-    """Stops the run after ``limit`` skipped updates in a row.
+    """Stops the run after ``limit`` skipped updates in a row, and keeps the host from running far ahead.
 
-    It looks at a step's count two steps later: by then it is on the host or about to be, so the
-    device never waits for the host, and every process stops at the same step.
+    Counts stay on the device until :meth:`flush` fetches them, all at once: the loop calls it where it waits
+    for a step anyway (to log, to save). In between nothing is fetched. :meth:`push` waits for the step
+    two before its own, so two are always under way: the device does not wait for the host, the time
+    that the host waits for data is the device's, and batches of more steps take no memory.
     """
 
     _LAG = 2
@@ -163,19 +165,22 @@ class NonFiniteGuard:
         self._waiting: list[tuple[int, dict]] = []
 
     def push(self, step: int, metrics: dict) -> None:
-        """Takes the metrics of a step.
+        """Takes the metrics of a step that is under way."""
+        kept = {name: metrics[name] for name in ("bad_run", "loss", "grad_norm")}
+        self._waiting.append((step, kept))
+        if len(self._waiting) > self._LAG:
+            jax.block_until_ready(self._waiting[-1 - self._LAG][1])
+
+    def flush(self) -> None:
+        """Looks at all steps since the last call; waits for the newest.
 
         Raises:
             FloatingPointError: too many skipped updates in a row.
         """
-        self._waiting.append((step, metrics))
-        while len(self._waiting) > self._LAG:
-            self._check(*self._waiting.pop(0))
-
-    def flush(self) -> None:
-        """Looks at all that is left, as :meth:`push`."""
-        while self._waiting:
-            self._check(*self._waiting.pop(0))
+        waiting, self._waiting = self._waiting, []
+        steps = [step for step, _ in waiting]
+        for step, metrics in zip(steps, jax.device_get([kept for _, kept in waiting])):
+            self._check(step, metrics)
 
     def _check(self, step: int, metrics: dict) -> None:
         run = int(metrics["bad_run"])

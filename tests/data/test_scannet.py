@@ -189,3 +189,50 @@ def test_damaged_files_are_named(tmp_path):
     (points / "train" / "scene0000_00" / "coord.npy").write_bytes(json.dumps([1]).encode())
     with pytest.raises(ValueError, match="coord.npy: unreadable"):
         scene.cloud()
+
+
+def test_a_frame_at_a_smaller_size_is_the_frame_made_smaller(tmp_path):
+    _, points, raw = _tree(tmp_path)
+    scene = scannet.ScanNet(points, raw)[0]
+    for height, width in ((30, 40), (17, 23), (60, 81), (70, 90)):
+        expected = scenes.resized(scene.view(1), height, width)
+        found = scene.sized_view(1, height, width)
+        for name in ("image", "depth", "viewmat", "K"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+
+
+def test_blocks_of_a_jpeg_have_the_means_of_their_pixels(tmp_path, monkeypatch):
+    _, points, raw = _tree(tmp_path, frames=1, lost=())
+    monkeypatch.setitem(SIZES, "color", (648, 484))
+    (raw / "color/scene0000_00/0.png").unlink()
+    file = raw / "color/scene0000_00/0.jpg"
+    y, x = np.mgrid[:484, :648] / 648
+    waves = np.stack([np.sin(20 * x + 3 * y), np.cos(15 * y), np.sin(9 * (x - y))], -1)
+    Image.fromarray(np.uint8(127 + 100 * waves)).save(file, quality=90)
+    scene = scannet.ScanNet(points, raw)[0]
+    expected = scenes.resized(scene.view(0), 60, 80)
+    with Image.open(file) as picture:
+        picture.draft("RGB", (80, 60))
+        assert picture.size == (81, 61)  # of 1/8: the way is the quick one
+    found = scene.sized_view(0, 60, 80)
+    difference = np.abs(found.image.astype(int) - expected.image)
+    assert difference.mean() < 1.5 and np.percentile(difference, 99) <= 6
+    np.testing.assert_array_equal(found.depth, expected.depth)
+    np.testing.assert_array_equal(found.K, expected.K)
+
+
+def test_examples_read_frames_at_their_size_and_keep_those(tmp_path):
+    _, points, raw = _tree(tmp_path)
+    kept = scenes.Kept(scannet.ScanNet(points, raw))
+    first = scenes.sized(kept[0], 1, 30, 40)
+    assert first.image.shape == (30, 40, 3) and scenes.sized(kept[0], 1, 30, 40) is first
+    assert scenes.sized(kept[0], 1, 15, 20).image.shape == (15, 20, 3)
+
+
+def test_means_by_area_take_shares_of_pixels():
+    values = np.asarray([[[10.0]], [[20.0]], [[40.0]]])  # three rows of one pixel
+    # [0, 2.5] in two parts: 10 and a quarter of 20; three quarters of 20 and a half of 40.
+    expected = [(10 + 0.25 * 20) / 1.25, (0.75 * 20 + 0.5 * 40) / 1.25]
+    np.testing.assert_allclose(scannet._means_along(values, 0, 2, 2.5)[:, 0, 0], expected)
+    flat = np.full((61, 81, 3), 7, np.uint8)
+    assert (scannet._area_means(flat, 60, 80, (81, 60.5)) == 7).all()

@@ -6,7 +6,10 @@ import pytest
 
 from gsjax.train import checkpoint, loop, preemption
 
-NOT_RESULTS = ("step_seconds", "examples_per_second", "data_wait", "data_wait_share", "time")
+NOT_RESULTS = (
+    "step_seconds", "examples_per_second", "data_wait", "data_wait_share", "time", "compile_seconds",
+    "compile_programs", "compile_cache_hits", "compile_cache_misses",
+)  # fmt: skip
 
 
 class StopAtTwo(preemption.Preemption):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gsjax.data import examples, shapenet_records, view_examples
+from gsjax.data import examples, pictures, shapenet_records, view_examples
 
 CHANNELS = 4  # of pictures: colour and opacity
 _STRANGERS = 1  # seed of who is shown whose pictures
@@ -86,7 +86,7 @@ def _stored(config) -> Source:
 
     @functools.cache
     def records(split):
-        return view_examples.open_records(folder, split)
+        return view_examples.open_records(folder, split, pictures.memory_of(config.data))
 
     return Source(
         **_datasets(config, records),
@@ -107,7 +107,7 @@ def _renders(config) -> Source:
 
     @functools.cache
     def opened(split):
-        return shapenet_records.open_split(d.source, split, d.view_size)
+        return shapenet_records.open_split(d.source, split, d.view_size, pictures.memory_of(d))
 
     datasets = _datasets(config, lambda split: opened(split)[0])
     return Source(**datasets, class_names=opened("train")[1])

@@ -1,4 +1,5 @@
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -104,14 +105,34 @@ def test_examples_take_the_first_view_and_caption_in_evaluation():
 
 
 def test_decoded_pictures_are_kept_within_the_bound():
-    calls = []
+    records, calls = list(_records()), []
+    files = sum(len(data) for data in records[0]["views"])
     source = pictures.DecodedRecords(
-        list(_records()), lambda p: calls.append(1) or p, memory=4 * 8 * 8 * 3
+        records, lambda p: calls.append(1) or p, memory=files + 4 * 8 * 8 * 3
     )
     for _ in range(2):
         for i in range(3):
-            source[i]
+            assert source[i]["views"][np.arange(4)].shape == (4, 8, 8, 3)
     assert len(calls) == 4 + 2 * 8  # one record is kept, two are decoded again
+
+
+def test_only_pictures_that_are_shown_are_decoded():
+    calls = []
+    source = pictures.DecodedRecords(list(_records()), lambda p: calls.append(1) or p, memory=0)
+    views = source[1]["views"]
+    assert len(views) == 4 and not calls
+    np.testing.assert_array_equal(views[2], np.full((8, 8, 3), 12, np.uint8))
+    assert views[:2].shape == (2, 8, 8, 3) and (views[[3, 0]][:, 0, 0, 0] == [13, 10]).all()
+    assert len(calls) == 5
+    with pytest.raises(IndexError):
+        views[4]
+
+
+def test_kept_pictures_are_not_pickled():
+    source = pictures.DecodedRecords(list(_records()), np.asarray)
+    assert (source[0]["views"][0] == 0).all()
+    again = pickle.loads(pickle.dumps(source))
+    assert len(again) == 3 and (again[2]["views"][1] == 21).all()
 
 
 def test_records_without_pictures_are_refused():
