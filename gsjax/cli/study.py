@@ -152,7 +152,7 @@ def _load(path: pathlib.Path) -> dict:
 def config_hash(config) -> str:
     """Of every setting that can change a result: where things lie does not count."""
     plain = json.loads(config.to_json_best_effort())
-    for name in ("dir", "source", "num_threads", "prefetch"):
+    for name in ("dir", "source", "num_threads", "prefetch", "memory"):
         plain.get("data", {}).pop(name, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
