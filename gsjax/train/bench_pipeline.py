@@ -1,4 +1,4 @@
-"""How fast a config's own training data comes: records and MB a second, and the cores that takes.
+"""How fast a config's own training data comes: records and MB a second, and the cores that takes::
 
     python -m gsjax.train.bench_pipeline --config=configs/clip_gs.py
     python -m gsjax.train.bench_pipeline --config=configs/clip_gs.py:paper --made_up=DIR --config.data.memory=0 \\
