@@ -14,12 +14,11 @@ nothing but NumPy arrays.
 import dataclasses
 import io
 import math
-import tokenize
 
 import numpy as np
 from etils import epath
 
-from gsjax.io import records, safe_pickle, torch_zip
+from gsjax.io import npz, records, safe_pickle, torch_zip
 
 _BASE = 14
 WIDTHS = {_BASE + 3 * (count - 1): count for count in records.SH_COUNTS}  # columns -> K
@@ -27,11 +26,6 @@ _LAYOUT = "x y z, f_dc_0..2, opacity, scale_0..2, rot_0..3"
 _FLOATS = ("f2", "f4", "f8")
 _TABLE = "3dgs"  # its key in a record
 _MOST_AXES = 32
-# What a damaged .npy header can make NumPy raise: it is a Python literal.
-_BROKEN = (
-    *(ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, MemoryError),
-    *(SyntaxError, RecursionError, tokenize.TokenError),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +133,9 @@ def _read_npy(data: bytes, source: str) -> np.ndarray:
     """The array of a .npy file, checked against its size before any of it is touched."""
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        wide = version != (1, 0)
-        header = (
-            np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
-        )
-        shape, fortran, dtype = header(stream)
-    except _BROKEN as error:
-        raise records.SplatFormatError(
-            f"{source}: not a .npy file, or damaged ({error}); expected floats [N, {_BASE}]"
-        ) from None
+        shape, fortran, dtype = npz.header(stream, source)
+    except ValueError as error:
+        raise records.SplatFormatError(f"{error}; expected floats [N, {_BASE}]") from None
     if dtype.str[1:] not in _FLOATS:
         raise records.SplatFormatError(
             f"{source}: found an array of {dtype}; expected floats [N, {_BASE}] (arrays of objects "

@@ -84,6 +84,24 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     return parse(data, name)
 
 
+def header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, column-major, type) as a .npy file begins; ``stream`` is left behind it.
+
+    Nothing has been checked of the three: sizes may be negative, the type one of objects.
+
+    Raises:
+        ValueError: no such file, or a damaged one.
+    """
+    try:
+        wide = np.lib.format.read_magic(stream) != (1, 0)
+        read_header = (
+            np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
+        )
+        return read_header(stream)
+    except _BROKEN as error:
+        raise ValueError(f"{name}: not a .npy file, or damaged ({str(error)[:200]})") from None
+
+
 def parse(data: bytes, name: str) -> np.ndarray:
     """The array of a .npy file's bytes, a copy of them.
 
@@ -91,15 +109,7 @@ def parse(data: bytes, name: str) -> np.ndarray:
         ValueError: no such file, a damaged one, an array of objects, or a size that is not the header's.
     """
     stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        wide = version != (1, 0)
-        header = (
-            np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
-        )
-        shape, fortran, dtype = header(stream)
-    except _BROKEN as error:
-        raise ValueError(f"{name}: no .npy file, or damaged ({str(error)[:200]})") from None
+    shape, fortran, dtype = header(stream, name)
     if dtype.kind not in _KINDS or dtype.names or any(type(n) is not int or n < 0 for n in shape):
         raise ValueError(f"{name}: an array of {str(dtype)[:80]}, shape {str(shape)[:80]}")
     start = stream.tell()

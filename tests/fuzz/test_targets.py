@@ -67,10 +67,16 @@ def test_any_bytes_are_read_or_refused(made, name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("path", REGRESSIONS, ids=lambda p: f"{p.parent.name}-{p.name}")
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            p, id=f"{p.parent.name}-{p.name}", marks=[pytest.mark.slow] * (p.parent.name in _SLOW)
+        )
+        for p in REGRESSIONS
+    ],
+)
 def test_what_once_failed_is_read_or_refused(made, path):
-    if path.parent.name in _SLOW:
-        pytest.skip("imports JAX or TFDS: python -m tests.fuzz.run reads its kind")
     found, folder = made(path.parent.name)
     found.run(folder, targets.split(path.read_bytes(), len(found.target.files)))
 
