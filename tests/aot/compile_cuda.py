@@ -24,7 +24,7 @@ from gsjax.raster.blend.gpu import tile as tile_math
 from gsjax.train.scaling import targets
 from tests.aot import ahead
 
-TARGETS = targets.TARGETS
+TARGETS = targets.GPUS
 
 
 def mesh_of(target: str, topology: str = "1x1x1", axis: str = "x") -> jax.sharding.Mesh:

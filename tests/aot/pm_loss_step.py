@@ -14,7 +14,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # What the compiler does by default needs a device to try kernels on: no trials, no Triton products.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"  # targets.FLAGS
+    + " --xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"  # targets.flags("h100")
 )
 
 import argparse
@@ -77,7 +77,7 @@ def estimate(config, size: str) -> dict[str, float]:
 def main(argv=None) -> None:
     """Compiles one step and prints its line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", choices=tuple(targets.TARGETS), default="h100")
+    parser.add_argument("--target", choices=tuple(targets.GPUS), default="h100")
     parser.add_argument("--size", default="base_448")
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--targets", type=int, default=8)

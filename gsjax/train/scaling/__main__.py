@@ -1,4 +1,4 @@
-"""What a system's training step costs on many GPUs, without any: a table of memory, traffic and time.
+"""What a system's training step costs on many GPUs or TPUs, without any: a table of memory, traffic and time.
 
     python -m gsjax.train.scaling --config=configs/clip_gs.py:quick --config.data.name=shapes \\
         --config.model.embed_dim=128 --devices=1,8,64,256
@@ -7,7 +7,7 @@
 Each number of devices is compiled ahead of time in a process of its own, under a limit; what was compiled before
 is found by the hash of the lowered program. The batch grows with the devices: the config's ``train.batch_size`` is
 taken for one host of eight unless ``--per_device`` says otherwise. ``data.name=shapes`` needs no data set; needs
-the wheels jax-cuda12-plugin and jax-cuda12-pjrt (docs/scaling.md).
+the wheels jax-cuda12-plugin and jax-cuda12-pjrt, or for TPUs libtpu (docs/step_cost.md).
 """
 
 import json
@@ -21,13 +21,13 @@ from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file[:argument].")
 _DEVICES = flags.DEFINE_list(
-    "devices", ["1", "8", "64", "256"], "How many GPUs, each a compilation."
+    "devices", ["1", "8", "64", "256"], "How many devices, each a compilation."
 )
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that share each large parameter.")
 _PER_DEVICE = flags.DEFINE_integer(
     "per_device", 0, "Examples a device; 0 = an eighth of the config's batch."
 )
-_TARGET = flags.DEFINE_string("target", "h100", "Kind of GPU.")
+_TARGET = flags.DEFINE_enum("target", "h100", ["h100", "v5e"], "Kind of GPU or TPU.")
 _RESULTS = flags.DEFINE_string("results", "results/scaling.jsonl", "File of rows.")
 _LIMIT = flags.DEFINE_integer("limit", 1200, "Seconds a compilation may take, with tracing.")
 _TABLE = flags.DEFINE_bool("table", False, "Only print what the results file holds.")
@@ -50,7 +50,8 @@ def main(argv) -> int:
     from gsjax.train.scaling import estimate, rows
 
     shares = estimate.Shares(_SHARE.value, _MEMORY_SHARE.value, _LINK_SHARE.value)
-    print(estimate.table(rows.read(_results()), estimate.CHIPS[_TARGET.value], shares))
+    found = [row for row in rows.read(_results()) if row["target"] == _TARGET.value]
+    print(estimate.table(found, estimate.CHIPS[_TARGET.value], shares))
     return 0
 
 
@@ -66,15 +67,15 @@ def _compile_all() -> None:
 
     if _CONFIG.value is None:
         raise app.UsageError("--config is needed (or --table)")
-    if not targets.can_compile():
-        raise app.UsageError(
-            "no CUDA plug-in here; pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt of JAX's version"
-        )
-    # Printed with every row, too: they deviate from what a run on GPUs has.
-    print("XLA flags:", *targets.FLAGS, flush=True)
+    if remedy := targets.missing(_TARGET.value):
+        raise app.UsageError(f"no compiler for {_TARGET.value} here; {remedy}")
+    # Every row has them, too: they deviate from what a run has.
+    deviating = targets.flags(_TARGET.value)
+    print("XLA flags:", *(deviating or ["as in a run"]), flush=True)
     environment = os.environ | dict(
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS=" ".join([os.environ.get("XLA_FLAGS", ""), *targets.FLAGS]).strip(),
+        TPU_SKIP_MDS_QUERY="1",  # libtpu would ask Google's cloud where it runs
+        XLA_FLAGS=" ".join([os.environ.get("XLA_FLAGS", ""), *deviating]).strip(),
     )
     for devices in map(int, _DEVICES.value):
         row = _child(devices, environment)
@@ -133,7 +134,7 @@ def _compile_here() -> int:
         _tell(earlier | dict(cached=True))
         return 0
     _tell(dict(hlo_hash=found) | rows.counted(step))
-    _tell(rows.compiled(step, devices))
+    _tell(rows.compiled(step, devices, _TARGET.value))
     return 0
 
 

@@ -6,6 +6,7 @@ what cannot be beaten and what limits, no more.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
 
@@ -17,10 +18,9 @@ class Chip:
         name: of the product.
         flops: {kind of ``flops.KINDS``: operations a second}.
         memory: bytes a second of its memory.
-        link: bytes a second that it sends to devices of its host.
-        network: bytes a second that it sends to other hosts.
+        link: bytes a second that it sends to devices of its host, of a TPU to those of its slice.
+        network: bytes a second that it sends to others.
         capacity: bytes of memory.
-        devices_a_host: behind ``link``.
     """
 
     name: str
@@ -29,7 +29,6 @@ class Chip:
     link: float
     network: float
     capacity: float
-    devices_a_host: int = 8
 
 
 # NVIDIA, "H100 Tensor Core GPU" data sheet, SXM5, dense (the sheet's figures with sparsity, halved): bfloat16 989,
@@ -43,7 +42,19 @@ H100 = Chip(
     network=50e9,
     capacity=80e9,
 )
-CHIPS = {"h100": H100}
+# Google Cloud, "TPU v5e": bfloat16 197 TFLOP/s, int8 393 TOP/s; HBM 819 GB/s, 16 GB; links 1,600 Gb/s a chip, all four
+# together. A float32 product takes one pass of bfloat16 by default and six at the highest precision (XLA). Other
+# arithmetic: 8 x 128 lanes of 4 units (Austin et al., "How to Scale Your Model", 2025) at the clock that 197 TFLOP/s
+# of four 128 x 128 arrays imply. A slice has up to 256 chips; what joins slices is not rated here.
+V5E = Chip(
+    name="TPU v5e",
+    flops=dict(bf16=197e12, tf32=197e12, fp32=197e12 / 6, int=393e12, other=6.2e12),
+    memory=819e9,
+    link=200e9,
+    network=math.nan,
+    capacity=16e9,
+)
+CHIPS = {"h100": H100, "v5e": V5E}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +114,17 @@ def times(row: Mapping, chip: Chip = H100, shares: Shares = Shares()) -> Times:
             device, ``collectives`` of ``traffic.by_kind``.
         chip: rates.
         shares: of them.
+
+    Raises:
+        ValueError: arithmetic of a kind that the chip has no rate for.
     """
+    if unrated := set(row["flops"]) - set(chip.flops):
+        raise ValueError(f"flops: the {chip.name} has no published rate for {sorted(unrated)}")
     arithmetic = sum(n / chip.flops[kind] for kind, n in row["flops"].items()) / row["devices"]
     wire = sum(c["wire"] for c in row["collectives"].values())
     between = sum(c["wire_between_hosts"] for c in row["collectives"].values())
     # A ring over several hosts goes at the pace of its slowest link.
-    seconds = (wire - between) / chip.link + between / chip.network
+    seconds = (wire - between) / chip.link + (between / chip.network if between else 0.0)
     return Times(
         arithmetic / shares.flops,
         row["memory_traffic"] / chip.memory / shares.memory,

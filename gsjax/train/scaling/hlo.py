@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 
 # Bits of an element, where the name does not say.
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
-_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
+# An array: kind, axes, layout.
+SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _HEAD = re.compile(r"^\s*(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = ")
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) (?:\(.*\) -> .*)?\{$")
 _OPERAND = re.compile(r"%([\w.\-]+)")
@@ -146,11 +147,16 @@ def _closed(text: str, start: int) -> int:
 
 def size(shape: str) -> int:
     """Bytes of a shape's text; of all parts together for a tuple. Layouts, tiles and padding do not count."""
-    total = 0
-    for kind, axes in _SHAPE.findall(shape):
+    return sum(bytes_ for bytes_, _ in parts(shape))
+
+
+def parts(shape: str) -> list[tuple[int, str]]:
+    """[(bytes, text of the layout)] of the arrays of a shape's text."""
+    found = []
+    for kind, axes, layout in SHAPE.findall(shape):
         elements = math.prod(int(n.lstrip("<=")) for n in axes.split(",") if n)
-        total += -(-elements * _bits(kind) // 8)
-    return total
+        found.append((-(-elements * _bits(kind) // 8), layout))
+    return found
 
 
 def _bits(kind: str) -> int:

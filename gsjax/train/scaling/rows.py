@@ -68,23 +68,23 @@ def counted(step: steps.Step) -> dict:
     )
 
 
-def compiled(step: steps.Step, devices: int) -> dict:
+def compiled(step: steps.Step, devices: int, target: str = "h100") -> dict:
     """What the compiler says, of one device; seconds of compiling."""
     start = time.monotonic()
     done = step.lowered.compile()
     seconds = time.monotonic() - start
     return dict(seconds=dict(lower=round(step.seconds, 1), compile=round(seconds, 1))) | facts(
-        done, devices
+        done, devices, target
     )
 
 
-def facts(done: jax.stages.Compiled, devices: int) -> dict:
-    """Memory, collectives and traffic of a compiled program."""
+def facts(done: jax.stages.Compiled, devices: int, target: str = "h100") -> dict:
+    """Memory, collectives and traffic of a program that was compiled for a target."""
     module = hlo.parse(done.as_text())
     moved = traffic.collectives(module, devices)
-    bytes_moved, unknown = traffic.memory_bytes(module)
+    bytes_moved, unknown = traffic.memory_bytes(module, on_chip=target in targets.TPUS)
     return dict(
-        collectives=traffic.by_kind(moved, targets.GPUS_A_HOST),
+        collectives=traffic.by_kind(moved, targets.linked(target)),
         memory=memory(done),
         memory_traffic=bytes_moved,
         unknown_loops_compiled=unknown,

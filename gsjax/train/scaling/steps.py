@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
 
 def mesh_for(devices: int, fsdp: int = 1, target: str = "h100") -> jax.sharding.Mesh:
-    """The run's mesh (``data``, ``fsdp``) of GPUs that need not exist.
+    """The run's mesh (``data``, ``fsdp``) of devices that need not exist.
 
     Raises:
         ValueError: ``fsdp`` does not divide ``devices``.

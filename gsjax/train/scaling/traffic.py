@@ -50,6 +50,10 @@ _WIRE: dict[str, Callable[[int, int], float]] = {
 }
 COLLECTIVES = tuple(_WIRE)
 
+_Size = Callable[[str], int]  # bytes of a shape's text
+
+# Their results name source and destination.
+_BOTH_ENDS = ("copy-start", "collective-permute-start", "all-gather-start")
 # Neither read nor write: names for what is there, or the sum of what they call.
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast after-all while conditional call partition-id "
@@ -197,35 +201,53 @@ def by_kind(found: list[Collective], devices_a_host: int) -> dict[str, dict[str,
 # Memory ---------------------------------------------------------------------------------------------
 
 
-def memory_bytes(module: hlo.Module) -> tuple[int, int]:
+def memory_bytes(module: hlo.Module, on_chip: bool = False) -> tuple[int, int]:
     """Bytes that a device's kernels read and write in a step, and how many loops have unknown lengths.
 
     Every kernel (a fusion, a library call) reads its operands and writes its result, as if no cache kept anything
     from one to the next; slices and updates in place count what they touch. Loops of unknown length count
     once, so that with any of them the figure is a lower bound.
+
+    Args:
+        module: optimised.
+        on_chip: the compiler keeps arrays of memory space 1 on the chip, as that of TPUs does (VMEM): they are free.
     """
     total, unknown = 0, set()
+    size = _off_chip if on_chip else hlo.size
     for run in hlo.runs(module):
         unknown |= set(run.unknown)
         if run.instruction.opcode in _FREE or run.instruction.opcode.endswith("-done"):
             continue
-        total += _touched(module, run.instruction, run.computation) * run.times
+        total += _touched(module, run.instruction, run.computation, size) * run.times
     return total, len(unknown)
 
 
-def _touched(module: hlo.Module, item: hlo.Instruction, computation: hlo.Computation) -> int:
-    sizes = [hlo.size(computation.instructions[name].shape) for name in item.operands]
-    if item.opcode in ("dynamic-slice", "slice", "gather"):
-        return 2 * hlo.size(item.shape)
+def _off_chip(shape: str) -> int:
+    return sum(bytes_ for bytes_, layout in hlo.parts(shape) if "S(1)" not in layout)
+
+
+def _touched(module, item: hlo.Instruction, computation: hlo.Computation, size: _Size) -> int:
+    shapes = [computation.instructions[name].shape for name in item.operands]
+    sizes = list(map(size, shapes))
+    if item.opcode in (
+        "dynamic-slice",
+        "slice",
+        "gather",
+    ):  # what is taken, where either end counts
+        return hlo.size(item.shape) * (bool(sizes[0]) + bool(size(item.shape)))
     if item.opcode == "dynamic-update-slice":
-        return 2 * sizes[1]
+        return hlo.size(shapes[1]) * (bool(sizes[0]) + bool(sizes[1]))
+    if item.opcode in _BOTH_ENDS:
+        return size(item.shape)
     if item.opcode == "custom-call" and item.shape.startswith("("):
         # A library's scratch space is a result, too, of bytes; 32 MiB of cuBLAS, of which little is touched.
-        return sum(sizes) + hlo.size(re.sub(r"\b[su]8\[\d+\]", "", item.shape))
+        return sum(sizes) + size(re.sub(r"\b[su]8\[\d+\]", "", item.shape))
     if item.opcode != "fusion":
-        return sum(sizes) + hlo.size(item.shape)
+        return sum(sizes) + size(item.shape)
     inner = module.computations[item.called["calls"]]
-    return sum(_read(inner, place, size) for place, size in enumerate(sizes)) + _written(inner)
+    return sum(_read(inner, place, bytes_) for place, bytes_ in enumerate(sizes)) + _written(
+        inner, item.shape, size
+    )
 
 
 def _read(inner: hlo.Computation, place: int, size: int) -> int:
@@ -241,13 +263,19 @@ def _read(inner: hlo.Computation, place: int, size: int) -> int:
     return size
 
 
-def _written(inner: hlo.Computation) -> int:
+def _written(inner: hlo.Computation, shape: str, size: _Size) -> int:
+    """Bytes of a fusion's results, of which some are updates in place."""
     root = inner.root
-    parts = [inner.instructions[n] for n in root.operands] if root.opcode == "tuple" else [root]
-    total = 0
-    for part in parts:
-        if part.opcode == "dynamic-update-slice":
-            total += hlo.size(inner.instructions[part.operands[1]].shape)
-        else:
-            total += hlo.size(part.shape)
-    return total
+    if root.opcode != "tuple":
+        return _written_of(inner, root, shape, size)
+    results = [inner.instructions[name] for name in root.operands]
+    texts = [found[0] for found in hlo.SHAPE.finditer(shape)]
+    if len(texts) != len(results):  # tuples in tuples
+        texts = [result.shape for result in results]
+    return sum(_written_of(inner, *pair, size) for pair in zip(results, texts))
+
+
+def _written_of(inner: hlo.Computation, result: hlo.Instruction, shape: str, size: _Size) -> int:
+    if result.opcode == "dynamic-update-slice" and size(shape):
+        return hlo.size(inner.instructions[result.operands[1]].shape)
+    return size(shape)

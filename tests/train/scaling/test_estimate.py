@@ -55,6 +55,17 @@ def test_table_says_what_was_not_compiled_and_what_is_a_lower_bound():
     assert lines[6].endswith("| not done in 1200 s |")
 
 
+def test_a_kind_of_arithmetic_without_a_rate_is_named():
+    with pytest.raises(ValueError, match=r"toy has no published rate for \['fp64'\]"):
+        estimate.times(row(1, flops=dict(fp64=1.0)), CHIP)
+
+
+def test_a_slice_of_tpus_sends_nothing_to_other_hosts():
+    sums = dict(count=1, bytes=9, wire=4e9, wire_between_hosts=0.0, unknown=0)
+    made = row(8, collectives={"all-reduce": sums})
+    assert estimate.times(made, estimate.V5E, FULL).communication == 4e9 / 200e9
+
+
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_shares_lie_in_the_unit_interval(share):
     with pytest.raises(ValueError, match="shares.memory"):

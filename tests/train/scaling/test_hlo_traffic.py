@@ -243,6 +243,34 @@ def test_scratch_space_of_a_library_is_no_traffic():
     assert traffic.memory_bytes(hlo.parse(PRODUCT)) == (4 * (32 + 8 + 16), 0)
 
 
+ON_CHIP = """HloModule on_chip
+
+%scaled (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %b = f32[8,128]{1,0:T(8,128)} add(%a, %a)
+}
+
+ENTRY %main (x: f32[8,128], y: f32[64,128]) -> f32[8,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %y = f32[64,128]{1,0:T(8,128)} parameter(1)
+  %start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %done = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%start)
+  %part = f32[8,128]{1,0:T(8,128)S(1)} slice(%y), slice={[0:8], [0:128]}
+  %sum = f32[8,128]{1,0:T(8,128)S(1)} add(%done, %part)
+  ROOT %r = f32[8,128]{1,0:T(8,128)} fusion(%sum), kind=kLoop, calls=%scaled
+}
+"""
+
+
+def test_what_a_tpu_keeps_on_the_chip_is_no_traffic():
+    one = 8 * 128 * 4
+    flag = 4  # the word that says a copy is done
+    # From memory: x, part of y. To memory: the result.
+    assert traffic.memory_bytes(hlo.parse(ON_CHIP), on_chip=True) == (3 * one + flag, 0)
+    # copy 2, slice 2, sum 3, fusion 2
+    assert traffic.memory_bytes(hlo.parse(ON_CHIP)) == (9 * one + flag, 0)
+
+
 def test_memory_traffic_of_a_loop_is_that_of_all_its_passes():
     def program(x, n):
         return jax.lax.scan(lambda c, _: (jnp.sin(c @ c), None), x, length=n)[0]

@@ -104,6 +104,10 @@ def test_devices_that_do_not_fit_are_refused():
         steps.mesh_for(8, fsdp=3)
     with pytest.raises(ValueError, match="multiple"):
         steps.mesh_for(12)
+    with pytest.raises(ValueError, match="no slice of v5e; choose one of 1, 4, 8"):
+        steps.mesh_for(12, target="v5e")
+    with pytest.raises(ValueError, match="target: unknown 'h200'"):
+        steps.mesh_for(8, target="h200")
     config = common.base("tiny")
     config.train.batch_size = 4
     with pytest.raises(ValueError, match="train.batch_size"):
