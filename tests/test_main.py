@@ -16,6 +16,7 @@ def get_config(arg=None):
     arg = common.parse_arg(arg, quick=False, res=64)
     config = common.base("clip_gs")
     config.train.batch_size = arg.res
+    config.eval.evaluators = dict(retrieval=dict(split="test"))
     return config
 """
 
@@ -38,7 +39,14 @@ def call(tmp_path):
 @pytest.mark.parametrize(
     "mistake, answer",
     [
-        ("--config.train.num_step=3", 'no such setting: num_step\nDid you mean "num_steps"'),
+        (
+            "--config.train.num_step=3",
+            'no such setting: config.train.num_step\nDid you mean "num_steps"',
+        ),
+        (
+            "--config.eval.evaluators.retrieval.k=0",
+            "give all options: --config.eval.evaluators.retrieval=\"{'k': ...}\"",
+        ),
         ("--config.trian.num_steps=3", 'Did you mean "train"'),
         ("--config.optim.lr=fast", "could not convert string to float: 'fast'"),
         ("--confg.train.num_steps=3", "Unknown command line flag"),

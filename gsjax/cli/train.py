@@ -169,8 +169,20 @@ def parse_flags(argv, values=None):
         if "--traceback" in argv:
             raise
         text = str(error.args[0] if error.args else error)
-        if isinstance(error, (AttributeError, KeyError)):  # a repr, of a repr
-            text = "no such setting: " + text.encode().decode("unicode_escape").replace("'", "")
+        if isinstance(error, (AttributeError, KeyError)):
+            text = _no_such_setting(text, argv)
         # An error inside the config file arrives as its whole traceback.
         print(f"error: {text.splitlines()[-1] if 'Traceback' in text else text}", file=sys.stderr)
         sys.exit(2)
+
+
+def _no_such_setting(text: str, argv) -> str:
+    """One line with the setting's whole name, from what ml_collections says of its last part."""
+    name, _, remedy = text.encode().decode("unicode_escape").partition("\n")  # a repr, of a repr
+    name, remedy = name.strip("\"'"), remedy.strip("\"'")
+    named = (word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--config."))
+    full = next((found for found in named if name in found.split(".")), name)
+    if not remedy and full.startswith("config.eval.evaluators."):
+        whole = ".".join(full.split(".")[:4])
+        remedy = f"The config leaves it out; give all options: --{whole}=\"{{'{name}': ...}}\""
+    return f"no such setting: {full}" + (f"\n{remedy}" if remedy else "")
