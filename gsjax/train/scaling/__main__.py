@@ -74,7 +74,8 @@ def _compile_all() -> None:
     print("XLA flags:", *(deviating or ["as in a run"]), flush=True)
     environment = os.environ | dict(
         JAX_PLATFORMS="cpu",
-        TPU_SKIP_MDS_QUERY="1",  # libtpu would ask Google's cloud where it runs
+        TPU_SKIP_MDS_QUERY="1",  # libtpu would ask Google's cloud where it runs,
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # and bear no other process that compiles
         XLA_FLAGS=" ".join([os.environ.get("XLA_FLAGS", ""), *deviating]).strip(),
     )
     for devices in map(int, _DEVICES.value):
