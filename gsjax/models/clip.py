@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gsjax.models import linear
+
 LAYER_NORM_EPS = 1e-5
 
 
@@ -90,7 +92,7 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, T, W] -> [B, T, W]."""
         batch, tokens, width = x.shape
-        qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        qkv = linear.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
@@ -99,7 +101,7 @@ class Attention(nn.Module):
             logits = jnp.where(np.tri(tokens, dtype=bool), logits, -jnp.inf)
         probs = jax.nn.softmax(logits, -1).astype(v.dtype)
         out = jnp.einsum("bhqk,bkhd->bqhd", probs, v).reshape(batch, tokens, width)
-        return nn.Dense(width, dtype=self.dtype, name="out")(out)
+        return linear.Dense(width, dtype=self.dtype, name="out")(out)
 
 
 class Block(nn.Module):
@@ -116,9 +118,11 @@ class Block(nn.Module):
         """x: [B, T, W] -> [B, T, W]."""
         attention = Attention(self.heads, self.causal, self.dtype, name="attn")
         x = x + attention(_layer_norm("ln_1", self.dtype)(x))
-        h = nn.Dense(self.hidden, dtype=self.dtype, name="fc")(_layer_norm("ln_2", self.dtype)(x))
+        h = linear.Dense(self.hidden, dtype=self.dtype, name="fc")(
+            _layer_norm("ln_2", self.dtype)(x)
+        )
         h = quick_gelu(h) if self.quick_gelu else nn.gelu(h, approximate=False)
-        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="proj")(h)
+        return x + linear.Dense(x.shape[-1], dtype=self.dtype, name="proj")(h)
 
 
 class ImageTower(nn.Module):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsjax.models import name_tables
+from gsjax.models import linear, name_tables
 
 IMAGE_SIZE = 224  # of the published weights; any size from 32 on works
 FEATURES = 1280
@@ -148,7 +148,7 @@ class EfficientNetLite(nn.Module):
         self.block = [InvertedResidual(block) for block in blocks(self.stages)]
         self.head = nn.Conv(FEATURES, (1, 1), use_bias=False)
         self.head_norm = nn.BatchNorm(use_running_average=True, epsilon=_NORM_EPS)
-        self.classes = nn.Dense(self.num_classes)
+        self.classes = linear.Dense(self.num_classes)
 
     def maps(self, pixels: jax.Array) -> jax.Array:
         """Features before pooling, [B, H / 32, W / 32, 1280], of normalised pixels [B, H, W, 3]."""

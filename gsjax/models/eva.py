@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsjax.models import transformer
+from gsjax.models import linear, transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Readout(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, 1 + T, W] -> float32 [B, D]."""
         x = transformer.layer_norm("norm", self.dtype)(x[:, 0])
-        return nn.Dense(self.config.dim, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+        return linear.Dense(self.config.dim, dtype=self.dtype, name="head")(x).astype(jnp.float32)
 
 
 class EvaTower(nn.Module):

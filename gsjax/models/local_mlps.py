@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gsjax.core import local_groups, point_groups
 from gsjax.core import points as queries
-from gsjax.models import masked_norm
+from gsjax.models import linear, masked_norm
 from gsjax.models.backbones import base
 
 SPREAD_EPS = 1e-5
@@ -41,7 +41,7 @@ class Layer(nn.Module):
         dtype, precision = self.dtype, None
         if self.coordinates:
             dtype, precision = jnp.promote_types(dtype, jnp.float32), jax.lax.Precision.HIGHEST
-        dense = nn.Dense(
+        dense = linear.Dense(
             self.width, use_bias=self.use_bias, dtype=dtype, precision=precision, name="dense"
         )
         x = masked_norm.MaskedBatchNorm(dtype=self.dtype, name="norm")(dense(x), mask, train)
@@ -112,7 +112,7 @@ class LocalGroup(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, offsets.shape[-1:])
         offsets = scale * (offsets / (size + SPREAD_EPS)) + bias
         # One dense layer on both, side by side; the centre's part is the same for all neighbours.
-        dense = lambda name: nn.Dense(  # noqa: E731
+        dense = lambda name: linear.Dense(  # noqa: E731
             self.width, use_bias=False, dtype=self.dtype, name=name
         )
         x = dense("near")(offsets) + dense("own")(take(feat))[:, :, None]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import selective_scan
+from gsjax.models import linear
 
 BACKWARD = ("none", "channel", "sequence")
 # Steps dt that a channel starts with: log-uniform in this range (Mamba, section 3.6).
@@ -110,7 +111,7 @@ class Branch(nn.Module):
         u = nn.silu(selective_scan.causal_conv(x, kernel, bias))
         if mask is not None:
             u = jnp.where(mask[..., None], u, 0.0)
-        read = nn.Dense(rank + 2 * state, use_bias=False, dtype=self.dtype, name="x_proj")(u)
+        read = linear.Dense(rank + 2 * state, use_bias=False, dtype=self.dtype, name="x_proj")(u)
         dt, b, c = jnp.split(read, [rank, rank + state], -1)
         dt_kernel = self.param("dt_kernel", _symmetric_uniform(rank**-0.5), (rank, inner))
         dt_bias = self.param("dt_bias", dt_bias_init, (inner,))
@@ -153,7 +154,7 @@ class Mixer(nn.Module):
             raise ValueError(f"x: expected [B, L, {config.width}], found {list(x.shape)}")
         if mask is not None:
             x = jnp.where(mask[..., None], x, 0.0)
-        xz = nn.Dense(2 * config.inner, use_bias=False, dtype=self.dtype, name="in_proj")(x)
+        xz = linear.Dense(2 * config.inner, use_bias=False, dtype=self.dtype, name="in_proj")(x)
         views, masks, names = [xz], [mask], ["forward"]
         if config.backward != "none":
             axis = -1 if config.backward == "channel" else -2
@@ -178,7 +179,7 @@ class Mixer(nn.Module):
         out_init = nn.initializers.variance_scaling(
             1.0 / config.residual_layers, "fan_in", "truncated_normal"
         )
-        out = nn.Dense(
+        out = linear.Dense(
             config.width, use_bias=False, kernel_init=out_init, dtype=self.dtype, name="out_proj"
         )
         return out(total)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsjax.models import name_tables
+from gsjax.models import linear, name_tables
 
 PAD = 0  # id of places without a word piece
 
@@ -52,14 +52,14 @@ class Block(nn.Module):
         config = self.config
         shape = (*x.shape[:-1], config.heads, config.width // config.heads)
         q, k, v = (
-            nn.Dense(config.width, name=name)(x).reshape(shape)
+            linear.Dense(config.width, name=name)(x).reshape(shape)
             for name in ("query", "key", "value")
         )
         y = nn.dot_product_attention(q, k, v, mask=present[:, None, None, :])
-        y = nn.Dense(config.width, name="attend")(y.reshape(x.shape))
+        y = linear.Dense(config.width, name="attend")(y.reshape(x.shape))
         x = _norm(config, "attend_norm")(x + y)
-        y = nn.gelu(nn.Dense(config.hidden, name="expand")(x), approximate=False)
-        y = nn.Dense(config.width, name="project")(y)
+        y = nn.gelu(linear.Dense(config.hidden, name="expand")(x), approximate=False)
+        y = linear.Dense(config.width, name="project")(y)
         return _norm(config, "project_norm")(x + y)
 
 

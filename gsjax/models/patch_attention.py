@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import voxel_orders
+from gsjax.models import linear
 
 
 def attend(
@@ -84,12 +85,12 @@ class PatchAttention(nn.Module):
         count = -(-num // size)
         x = voxel_orders.reorder(x.astype(self.dtype), order, back)
         valid = jnp.arange(num) < jnp.sum(mask, -1, dtype=jnp.int32)[:, None]
-        qkv = nn.Dense(3 * width, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
+        qkv = linear.Dense(3 * width, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
         qkv = jnp.pad(qkv, ((0, 0), (0, count * size - num), (0, 0)))
         valid = jnp.pad(valid, ((0, 0), (0, count * size - num)))
         qkv = qkv.reshape(batch, count, size, 3, self.heads, width // self.heads)
         q, k, v = (qkv[:, :, :, i] for i in range(3))
         y = attend(q, k, v, valid.reshape(batch, count, size), chunk=self.chunk)
         y = y.reshape(batch, count * size, width)[:, :num]
-        y = nn.Dense(width, dtype=self.dtype, name="proj")(y)
+        y = linear.Dense(width, dtype=self.dtype, name="proj")(y)
         return voxel_orders.reorder(y, back, order)

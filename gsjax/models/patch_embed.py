@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from gsjax.core import point_groups
 from gsjax.core import points as queries
-from gsjax.models import masked_norm
+from gsjax.models import linear, masked_norm
 from gsjax.models.backbones import base
 
 GROUPINGS = ("knn", "ball")
@@ -77,7 +77,7 @@ class PatchEmbed(nn.Module):
     def __call__(self, values: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """values: [B, G, n, C], mask: bool [B, G] -> [B, G, widths[3]]."""
         first, second, third, last = self.widths
-        dense = lambda width, name: nn.Dense(width, dtype=self.dtype, name=name)  # noqa: E731
+        dense = lambda width, name: linear.Dense(width, dtype=self.dtype, name=name)  # noqa: E731
         norm = lambda name: masked_norm.MaskedBatchNorm(dtype=self.dtype, name=name)  # noqa: E731
         valid = mask[..., None]
         x = dense(first, "first_0")(values)
@@ -110,4 +110,6 @@ class JoinedDense(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         shared, each = shared.astype(self.dtype), each.astype(self.dtype)
-        return each @ kernel[split:] + (shared @ kernel[:split] + bias)
+        return linear.product(each, kernel[split:]) + (
+            linear.product(shared, kernel[:split]) + bias
+        )

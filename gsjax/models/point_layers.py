@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import point_groups, points
-from gsjax.models import masked_norm
+from gsjax.models import linear, masked_norm
 from gsjax.models.backbones import base
 
 ORDERS = ("features_first", "xyz_first")
@@ -64,7 +64,7 @@ class PointLayer(nn.Module):
         if self.coordinates:
             dtype, precision = jnp.promote_types(dtype, jnp.float32), jax.lax.Precision.HIGHEST
         # The norm makes the bias redundant; kept, as in the original, so that weights transfer.
-        x = nn.Dense(self.width, dtype=dtype, precision=precision, name="dense")(x)
+        x = linear.Dense(self.width, dtype=dtype, precision=precision, name="dense")(x)
         x = masked_norm.MaskedBatchNorm(dtype=self.dtype, name="norm")(x, mask, train)
         return nn.relu(x) if self.relu else x
 
@@ -97,8 +97,8 @@ class GroupedDense(nn.Module):
         of_xyz, of_feat = (
             (kernel[:3], kernel[3:]) if self.order == "xyz_first" else (kernel[num:], kernel[:num])
         )
-        x = offsets @ of_xyz + bias
-        return x + points.gather(feat @ of_feat, idx) if num else x
+        x = linear.product(offsets, of_xyz) + bias
+        return x + points.gather(linear.product(feat, of_feat), idx) if num else x
 
 
 class GroupedLayer(nn.Module):

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.models import name_tables
+from gsjax.models import linear, name_tables
 
 EPS = 1e-6  # of every GroupNorm
 PICTURE_LAYERS = ("norm_out", "conv_out")  # of the decoder, behind the features
@@ -93,11 +93,11 @@ class Attention(_Layer):
         """[B, H, W, C], unchanged in shape."""
         batch, height, width, channels = x.shape
         y = self.norm("norm")(x).reshape(batch, height * width, channels)
-        q, k, v = (nn.Dense(channels, dtype=self.dtype, name=name)(y) for name in "qkv")
+        q, k, v = (linear.Dense(channels, dtype=self.dtype, name=name)(y) for name in "qkv")
         exact = jnp.promote_types(self.dtype, jnp.float32)
         logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=exact)
         shares = nn.softmax(logits * channels**-0.5).astype(self.dtype)
-        y = nn.Dense(channels, dtype=self.dtype, name="out")(shares @ v)
+        y = linear.Dense(channels, dtype=self.dtype, name="out")(shares @ v)
         return x + y.reshape(x.shape)
 
 

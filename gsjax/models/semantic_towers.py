@@ -20,6 +20,7 @@ import numpy as np
 
 from gsjax.models import (
     efficientnet,
+    linear,
     minilm,
     name_tables,
     packaged,
@@ -66,8 +67,8 @@ class ImageProjection(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.LayerNorm(name="norm")(x)
         if self.config.hidden:
-            x = nn.gelu(nn.Dense(self.config.hidden, name="hidden")(x))
-        return nn.Dense(self.config.dim, name="head")(x)
+            x = nn.gelu(linear.Dense(self.config.hidden, name="hidden")(x))
+        return linear.Dense(self.config.dim, name="head")(x)
 
 
 class Projections(nn.Module):
@@ -77,7 +78,7 @@ class Projections(nn.Module):
 
     def setup(self):
         self.image = ImageProjection(self.config)
-        self.text = nn.Dense(self.config.dim)
+        self.text = linear.Dense(self.config.dim)
 
     def encode_images(self, features: jax.Array) -> jax.Array:
         """Image features [B, 1280] to unit vectors [B, D]."""

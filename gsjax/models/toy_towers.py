@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.models import tokenize
+from gsjax.models import linear, tokenize
 
 _GROUPS = 8  # of channels that are normalised together
 
@@ -79,7 +79,7 @@ class ImageTower(nn.Module):
             x = nn.Conv(width, (3, 3), strides=(2, 2), use_bias=False, name=f"conv_{stage}")(x)
             x = nn.relu(nn.GroupNorm(_GROUPS, name=f"norm_{stage}")(x))
         x = jnp.concatenate([x.mean(axis=(1, 2)), x.max(axis=(1, 2))], axis=-1)
-        return nn.Dense(self.config.dim, name="head")(nn.LayerNorm(name="norm")(x))
+        return linear.Dense(self.config.dim, name="head")(nn.LayerNorm(name="norm")(x))
 
 
 class TextBlock(nn.Module):
@@ -91,13 +91,15 @@ class TextBlock(nn.Module):
     def __call__(self, x: jax.Array, present: jax.Array) -> jax.Array:
         """x: [B, W, C]; present: bool [B, W]."""
         width = x.shape[-1]
-        q, k, v = jnp.split(nn.Dense(3 * width, name="qkv")(nn.LayerNorm(name="norm_1")(x)), 3, -1)
+        q, k, v = jnp.split(
+            linear.Dense(3 * width, name="qkv")(nn.LayerNorm(name="norm_1")(x)), 3, -1
+        )
         split = lambda t: t.reshape(*t.shape[:-1], self.heads, width // self.heads)  # noqa: E731
         mask = present[:, None, None, :]
         y = nn.dot_product_attention(split(q), split(k), split(v), mask=mask)
-        x = x + nn.Dense(width, name="attend")(y.reshape(x.shape))
-        y = nn.relu(nn.Dense(2 * width, name="expand")(nn.LayerNorm(name="norm_2")(x)))
-        return x + nn.Dense(width, name="project")(y)
+        x = x + linear.Dense(width, name="attend")(y.reshape(x.shape))
+        y = nn.relu(linear.Dense(2 * width, name="expand")(nn.LayerNorm(name="norm_2")(x)))
+        return x + linear.Dense(width, name="project")(y)
 
 
 class TextTower(nn.Module):
@@ -123,9 +125,9 @@ class TextTower(nn.Module):
         for block in range(config.text_depth):
             x = TextBlock(config.text_heads, name=f"block_{block}")(x, present)
         x = nn.LayerNorm(name="norm")(x)
-        weight = nn.Dense(1, kernel_init=nn.initializers.zeros, name="pool")(x)[..., 0]
+        weight = linear.Dense(1, kernel_init=nn.initializers.zeros, name="pool")(x)[..., 0]
         weight = jax.nn.softmax(jnp.where(present, weight, -jnp.inf), axis=-1)
-        return nn.Dense(config.dim, name="head")(jnp.einsum("bw,bwc->bc", weight, x))
+        return linear.Dense(config.dim, name="head")(jnp.einsum("bw,bwc->bc", weight, x))
 
 
 def normalize(x: jax.Array) -> jax.Array:

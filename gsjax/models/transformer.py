@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gsjax.models import linear
+
 MLPS = ("packed_swiglu", "swiglu_norm", "gelu")
 LAYER_NORM_EPS = 1e-6
 
@@ -116,7 +118,7 @@ class Attention(nn.Module):
             v_bias = self.param("v_bias", nn.initializers.zeros, (width,))
             bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        qkv = (x @ kernel + bias).reshape(batch, tokens, 3, self.heads, head_dim)
+        qkv = (linear.product(x, kernel) + bias).reshape(batch, tokens, 3, self.heads, head_dim)
         q, k, v = (qkv[:, :, i] for i in range(3))
         q, k = rotate(q, rotary), rotate(k, rotary)
         wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -127,7 +129,7 @@ class Attention(nn.Module):
         out = jnp.einsum("bhqk,bkhd->bqhd", probs, v).reshape(batch, tokens, width)
         if self.inner_norm:
             out = layer_norm("norm", self.dtype)(out)
-        return nn.Dense(width, dtype=self.dtype, name="proj")(out)
+        return linear.Dense(width, dtype=self.dtype, name="proj")(out)
 
 
 class Mlp(nn.Module):
@@ -140,7 +142,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, T, D] -> [B, T, D]."""
-        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)  # noqa: E731
+        dense = lambda features, name: linear.Dense(features, dtype=self.dtype, name=name)  # noqa: E731
         width = x.shape[-1]
         if self.kind == "gelu":
             h = nn.gelu(dense(self.hidden, "fc1")(x), approximate=False)

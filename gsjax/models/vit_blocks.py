@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gsjax.models import linear
+
 _INIT = nn.initializers.truncated_normal(0.02)
 
 
@@ -132,7 +134,7 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """x: [B, T, D], rotary: of :func:`rotary_tables` -> [B, T, D]."""
         c = self.config
-        dense = lambda n, name: nn.Dense(n, dtype=self.dtype, kernel_init=_INIT, name=name)  # noqa: E731
+        dense = lambda n, name: linear.Dense(n, dtype=self.dtype, kernel_init=_INIT, name=name)  # noqa: E731
         qkv = dense(3 * c.width, "qkv")(x).reshape(*x.shape[:2], 3, c.heads, c.width // c.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
         if c.qk_norm:
@@ -156,7 +158,7 @@ class Block(nn.Module):
     ) -> jax.Array:
         """x: [B, T, D], rotary: of :func:`rotary_tables` -> [B, T, D] of the type of ``x``."""
         c = self.config
-        dense = lambda n, name: nn.Dense(n, dtype=self.dtype, kernel_init=_INIT, name=name)  # noqa: E731
+        dense = lambda n, name: linear.Dense(n, dtype=self.dtype, kernel_init=_INIT, name=name)  # noqa: E731
         norm = lambda name: nn.LayerNorm(epsilon=c.eps, dtype=self.dtype, name=name)  # noqa: E731
         scale = nn.initializers.constant(c.scale)
         gamma1, gamma2 = (self.param(name, scale, (c.width,)) for name in ("gamma1", "gamma2"))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from gsjax.core import feature_graph
 from gsjax.core import points as queries
-from gsjax.models import masked_norm
+from gsjax.models import linear, masked_norm
 from gsjax.models.backbones import base
 
 FUSE_AT = "last"
@@ -74,7 +74,7 @@ class EdgeConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, idx: jax.Array, found: jax.Array, train: bool) -> jax.Array:
         """x: [B, N, C], idx: int [B, N, k], found: bool [B, N, k] -> [B, N, width]."""
-        dense = lambda name: nn.Dense(  # noqa: E731
+        dense = lambda name: linear.Dense(  # noqa: E731
             self.width, use_bias=False, dtype=self.dtype, name=name
         )
         near = dense("near")(x)
@@ -119,7 +119,7 @@ class Model(nn.Module):
             x = EdgeConv(width, self.dtype, name=f"blocks_{i}")(x, *graph, train)
             levels.append(x)
         joined = jnp.where(mask[..., None], jnp.concatenate(levels, -1), 0.0)
-        top = nn.Dense(c.top, use_bias=False, dtype=self.dtype, name="top")(joined)
+        top = linear.Dense(c.top, use_bias=False, dtype=self.dtype, name="top")(joined)
         top = masked_norm.MaskedBatchNorm(dtype=self.dtype, name="top_norm")(top, mask, train)
         pooled = base.pool(nn.leaky_relu(top, _SLOPE), mask)
         dropped = jnp.zeros(xyz.shape[0], jnp.int32)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from gsjax.core import local_groups
 from gsjax.core import points as queries
-from gsjax.models import mamba, patch_embed, transformer
+from gsjax.models import linear, mamba, patch_embed, transformer
 from gsjax.models.backbones import base
 
 FUSE_AT = "last"
@@ -114,7 +114,7 @@ class LocalNormPool(nn.Module):
         own = scale[width:] * feat + bias[width:]
         x = jnp.concatenate([local_groups.soft_maximum(offsets, found), own], -1)
         x = _norm("norm", self.dtype)(x)
-        return nn.silu(nn.Dense(width, dtype=self.dtype, name="proj")(x))
+        return nn.silu(linear.Dense(width, dtype=self.dtype, name="proj")(x))
 
 
 class Block(nn.Module):
@@ -186,8 +186,8 @@ class Model(nn.Module):
         normal = nn.initializers.truncated_normal(0.02)
         token = self.param("cls_token", normal, (1, width)).astype(self.dtype)
         place = self.param("cls_pos", normal, (1, width)).astype(self.dtype)
-        h = nn.Dense(128, dtype=self.dtype, name="pos_0")(cut.centres)
-        places = nn.Dense(width, dtype=self.dtype, name="pos_1")(nn.silu(h))
+        h = linear.Dense(128, dtype=self.dtype, name="pos_0")(cut.centres)
+        places = linear.Dense(width, dtype=self.dtype, name="pos_1")(nn.silu(h))
 
         def first(one, others):
             return jnp.concatenate([jnp.broadcast_to(one, (batch, 1, width)), others], 1)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import serialization
-from gsjax.models import local_mlps, mamba, transformer
+from gsjax.models import linear, local_mlps, mamba, transformer
 from gsjax.models.backbones import base
 
 FUSE_AT = "last"
@@ -171,7 +171,7 @@ class Model(nn.Module):
         )
         stream, layer = None, 0
         for i, width in enumerate(config.widths):
-            dense = lambda name, width=width: nn.Dense(  # noqa: E731
+            dense = lambda name, width=width: linear.Dense(  # noqa: E731
                 width, use_bias=False, dtype=self.dtype, name=name
             )
             group = local_mlps.LocalGroup(

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.models import point_layers
+from gsjax.models import linear, point_layers
 from gsjax.models.backbones import base
 
 FUSE_AT = "last"
@@ -108,7 +108,7 @@ class TransformNet(nn.Module):
         # A third of the usual variance (torch's default) leaves the identity visible at the start.
         kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        last = nn.Dense(self.size**2, dtype=wide, kernel_init=kernel_init, name="last")
+        last = linear.Dense(self.size**2, dtype=wide, kernel_init=kernel_init, name="last")
         matrix = last(x).reshape(-1, self.size, self.size) + jnp.eye(self.size)
         self.sow("intermediates", "matrix", matrix)
         return matrix

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import serialization, sparse_conv, voxel_orders, voxel_pooling
-from gsjax.models import transformer, voxel_layers, voxel_sites
+from gsjax.models import linear, transformer, voxel_layers, voxel_sites
 from gsjax.models.backbones import base
 from gsjax.models.masked_norm import MaskedBatchNorm
 from gsjax.models.patch_attention import PatchAttention
@@ -286,7 +286,7 @@ class Down(nn.Module):
     @nn.compact
     def __call__(self, feat, finer: voxel_layers.Level, mask, train: bool) -> jax.Array:
         """feat [B, V, C] of the finer level, mask bool [B, P] of parents -> [B, P, features]."""
-        feat = nn.Dense(self.features, dtype=self.dtype, name="proj")(feat)
+        feat = linear.Dense(self.features, dtype=self.dtype, name="proj")(feat)
         feat = voxel_pooling.maximum(feat, finer.family, finer.mask)
         return Norm(self.dtype, name="out")(feat, mask, train)
 
@@ -300,7 +300,7 @@ class Up(nn.Module):
     @nn.compact
     def __call__(self, feat, coarse: voxel_layers.Level, skip, level, train: bool) -> jax.Array:
         """feat [B, P, C], skip [B, V, S] of ``level`` -> [B, V, features]."""
-        dense = lambda name: nn.Dense(self.features, dtype=self.dtype, name=name)  # noqa: E731
+        dense = lambda name: linear.Dense(self.features, dtype=self.dtype, name=name)  # noqa: E731
         feat = Norm(self.dtype, name="out")(dense("proj")(feat), coarse.mask, train)
         skip = Norm(self.dtype, name="skip_out")(dense("skip")(skip), level.mask, train)
         feat = skip + voxel_pooling.expand(feat, level.family)
@@ -329,7 +329,7 @@ class Position(nn.Module):
             x = voxel_orders.reorder(feat, order, back)
             x = voxel_orders.reorder(along(x, kernel), back, order)
         x = x + bias.astype(self.dtype)
-        x = nn.Dense(width, dtype=self.dtype, name="proj")(x)
+        x = linear.Dense(width, dtype=self.dtype, name="proj")(x)
         return nn.LayerNorm(LAYER_NORM_EPS, dtype=self.dtype, name="norm")(x)
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import dense_conv, voxels
-from gsjax.models import voxel_layers, voxel_sites
+from gsjax.models import linear, voxel_layers, voxel_sites
 from gsjax.models.backbones import base
 from gsjax.models.masked_norm import MaskedBatchNorm
 
@@ -221,7 +221,7 @@ class Block(nn.Module):
         )(x, level.keys, level.table)
         x = _norm(self.dtype, "second_norm")(x, level.mask, train)
         if feat.shape[-1] != self.features:
-            feat = nn.Dense(
+            feat = linear.Dense(
                 self.features,
                 use_bias=False,
                 kernel_init=nn.initializers.normal(0.02),

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gsjax.models import patch_embed, transformer
+from gsjax.models import linear, patch_embed, transformer
 from gsjax.models.backbones import base
 
 FUSE_AT = "last"
@@ -85,7 +85,7 @@ class Model(nn.Module):
         )  # fmt: skip
         embed = patch_embed.PatchEmbed(config.embed, self.dtype, name="embed")
         tokens = embed(found.values, found.mask, train)
-        tokens = nn.Dense(config.width, dtype=self.dtype, name="reduce")(tokens)
+        tokens = linear.Dense(config.width, dtype=self.dtype, name="reduce")(tokens)
         x, places, mask = self._with_class_token(tokens, found)
         blocks = transformer.TransformerConfig(
             config.width, config.depth, config.heads, 4 * config.width, "gelu", config.drop_path,
@@ -111,8 +111,8 @@ class Model(nn.Module):
         normal = nn.initializers.normal(0.02)
         token = self.param("cls_token", normal, (1, width)).astype(self.dtype)
         place = self.param("cls_pos", normal, (1, width)).astype(self.dtype)
-        h = nn.Dense(128, dtype=self.dtype, name="pos_0")(found.centres)
-        places = nn.Dense(width, dtype=self.dtype, name="pos_1")(nn.gelu(h, approximate=False))
+        h = linear.Dense(128, dtype=self.dtype, name="pos_0")(found.centres)
+        places = linear.Dense(width, dtype=self.dtype, name="pos_1")(nn.gelu(h, approximate=False))
 
         def first(one, others):
             return jnp.concatenate([jnp.broadcast_to(one, (batch, 1, width)), others], 1)

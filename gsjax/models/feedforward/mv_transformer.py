@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gsjax.models import linear
 from gsjax.models.feedforward import views, window_attention
 
 # torch's default; Flax has 1e-6.
@@ -49,7 +50,7 @@ class Layer(nn.Module):
 
         def dense(features, name):
             init = nn.initializers.xavier_uniform()
-            return nn.Dense(features, False, dtype=self.dtype, kernel_init=init, name=name)
+            return linear.Dense(features, False, dtype=self.dtype, kernel_init=init, name=name)
 
         q = dense(channels, "q")(x)
         # Projected before they are gathered: a view is a neighbour of several.

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gsjax.models import linear
+
 # torch's default; Flax has 1e-6.
 EPS = 1e-5
 
@@ -130,7 +132,7 @@ class Attention(nn.Module):
         """
         channels, heads = x.shape[-1], x.shape[-1] // self.head
         y = x if self.post_norm else norm(channels, self.dtype, "norm")(x)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(y)
+        qkv = linear.Dense(3 * channels, dtype=self.dtype, name="qkv")(y)
         tokens = num_views * x.shape[1] * x.shape[2]
         q, k, v = jnp.moveaxis(qkv.reshape(-1, tokens, heads, 3, self.head), 3, 0)
         exact = jnp.promote_types(self.dtype, jnp.float32)
@@ -139,7 +141,7 @@ class Attention(nn.Module):
         y = jnp.einsum("bhqk,bkhc->bqhc", shares, v).reshape(x.shape)
         zero = not self.post_norm
         init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
-        y = nn.Dense(channels, dtype=self.dtype, kernel_init=init, name="out")(y)
+        y = linear.Dense(channels, dtype=self.dtype, kernel_init=init, name="out")(y)
         if self.post_norm:
             y = norm(channels, self.dtype, "norm", zero=True)(y)
         return x + y

@@ -10,10 +10,9 @@ import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 
-import jax
 from absl import logging
 
-from gsjax.raster.blend import devices
+from gsjax.core import devices
 
 BACKENDS = ("reference", "xla_loop", "xla_group", "mosaic_gpu", "mosaic_tpu", "triton")
 
@@ -64,7 +63,7 @@ def choose(name: str | None = None) -> tuple[str, Callable]:
     """Name and ``blend`` function of a backend; None chooses for JAX's default platform."""
     if name is not None:
         return name, load(name).blend
-    platform = _platform()
+    platform = devices.platform()
     passed_over = []
     for candidate in _PREFERRED.get(platform, ("xla_group",)):
         reason = why_not(candidate)
@@ -79,17 +78,6 @@ def choose(name: str | None = None) -> tuple[str, Callable]:
 def default_tile_size(name: str) -> int:
     """Pixels along the side of a tile where the caller leaves it to the backend."""
     return getattr(load(name), "DEFAULT_TILE_SIZE", 16)
-
-
-def _platform() -> str:
-    """Platform of what one compiles for ahead of time, or of jax.default_device, else JAX's default one."""
-    device = devices.abstract()
-    if device is None:
-        device = jax.config.jax_default_device
-    if device is None:
-        return jax.default_backend()
-    name = device if isinstance(device, str) else device.platform
-    return "gpu" if name in ("cuda", "rocm") else name
 
 
 @functools.cache

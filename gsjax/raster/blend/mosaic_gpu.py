@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from absl import logging
 from jax.experimental.mosaic.gpu import utils as gpu_utils
 
+from gsjax.core import devices
 from gsjax.raster import project as projection
-from gsjax.raster.blend import devices, kernel_passes, tiles
+from gsjax.raster.blend import kernel_passes, tiles
 from gsjax.raster.blend import xla_group_walk as walk
 from gsjax.raster.blend.gpu import simple, warp
 from gsjax.raster.blend.gpu import tile as tile_math

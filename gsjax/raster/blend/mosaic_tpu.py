@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gsjax.core import devices
 from gsjax.raster import project as projection
-from gsjax.raster.blend import devices, kernel_passes, tiles
+from gsjax.raster.blend import kernel_passes, tiles
 from gsjax.raster.blend import xla_group_walk as walk
 from gsjax.raster.blend.tpu import backward as backward_kernel
 from gsjax.raster.blend.tpu import blocks as block_lists

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gsjax.core import devices
 from gsjax.raster import project as projection
-from gsjax.raster.blend import devices, tiles
+from gsjax.raster.blend import tiles
 from gsjax.raster.blend import xla_group_walk as walk
 
 DEFAULT_TILE_SIZE = 16

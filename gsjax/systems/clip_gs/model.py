@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import gaussians
-from gsjax.models import transformer
+from gsjax.models import linear, transformer
 from gsjax.systems.clip_gs import augment, randomness, tokenizer
 
 # What the encoder sees. 'all': the tokenizer's two branches; 'xyz_rgb': the point branch alone;
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
         paths = None if draws is None else draws.paths
         x = transformer.Transformer(self.config, self.dtype, name="visual")(x, paths)
         x = transformer.layer_norm("fc_norm", self.dtype)(x[:, 0])
-        return nn.Dense(self.embed_dim, dtype=self.dtype, name="trans2embed")(x)
+        return linear.Dense(self.embed_dim, dtype=self.dtype, name="trans2embed")(x)
 
     def _tokens(self, patches, train):
         """The refinement block: sum of the two branches, [B, G, d]."""
@@ -80,8 +80,8 @@ class Encoder(nn.Module):
         width = self.config.width
         cls_token = self.param("cls_token", nn.initializers.zeros, (1, 1, width))
         cls_pos = self.param("cls_pos", nn.initializers.normal(1.0), (1, 1, width))
-        pos = nn.gelu(nn.Dense(128, dtype=self.dtype, name="pos_0")(centers), approximate=False)
-        pos = nn.Dense(width, dtype=self.dtype, name="pos_1")(pos)
+        pos = nn.gelu(linear.Dense(128, dtype=self.dtype, name="pos_0")(centers), approximate=False)
+        pos = linear.Dense(width, dtype=self.dtype, name="pos_1")(pos)
         first = jnp.broadcast_to(
             (cls_token + cls_pos).astype(tokens.dtype), (len(tokens), 1, width)
         )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import curves, gaussians, points, rotations, sh
+from gsjax.models import linear
 
 ORDERS = ("x", "y", "z", "hilbert", "zorder")
 ORDER_MODES = ("random", "fixed", "average", "concat")
@@ -219,7 +220,8 @@ class _JoinedDense(nn.Module):
         overall, local, kernel, bias = nn.dtypes.promote_dtype(
             overall, local, kernel, bias, dtype=self.dtype
         )
-        return local @ kernel[width:] + (overall @ kernel[:width] + bias)[..., None, :]
+        whole = linear.product(overall, kernel[:width]) + bias
+        return linear.product(local, kernel[width:]) + whole[..., None, :]
 
 
 class PointBranch(nn.Module):
@@ -233,13 +235,13 @@ class PointBranch(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x: [B, G, n, C] -> [B, G, width]."""
-        h = nn.Dense(self.hidden[0], dtype=self.dtype, name="first_0")(x)
+        h = linear.Dense(self.hidden[0], dtype=self.dtype, name="first_0")(x)
         h = nn.relu(batch_norm("first_bn", train, self.dtype)(h))
-        h = nn.Dense(self.hidden[1], dtype=self.dtype, name="first_1")(h)
+        h = linear.Dense(self.hidden[1], dtype=self.dtype, name="first_1")(h)
         h = _JoinedDense(self.hidden[2], self.dtype, name="second_0")(h.max(-2), h)
         h = nn.relu(batch_norm("second_bn", train, self.dtype)(h))
-        h = nn.Dense(self.enc_dim, dtype=self.dtype, name="second_1")(h).max(-2)
-        return nn.Dense(self.width, dtype=self.dtype, name="encoder2trans")(h)
+        h = linear.Dense(self.enc_dim, dtype=self.dtype, name="second_1")(h).max(-2)
+        return linear.Dense(self.width, dtype=self.dtype, name="encoder2trans")(h)
 
 
 class _Conv3(nn.Module):
@@ -262,7 +264,7 @@ class _Conv3(nn.Module):
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(1, 1), (0, 0)])
         taps = [x[..., i : i + size : self.stride, :] for i in range(3)]
-        return jnp.concatenate(taps, -1) @ kernel.reshape(3 * width, self.features)
+        return linear.product(jnp.concatenate(taps, -1), kernel.reshape(3 * width, self.features))
 
 
 class GaussianBranch(nn.Module):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.losses import contrastive
-from gsjax.models import resnet
+from gsjax.models import linear, resnet
 from gsjax.models.backbones import base as backbones
 
 
@@ -40,8 +40,8 @@ class CrossModal(nn.Module):
             self.image_space = Projection(self.space_dim, self.dtype)
             self.point_space = Projection(self.space_dim, self.dtype)
         else:
-            self.hidden = nn.Dense(self.fusion_dim, dtype=self.dtype)
-            self.logits = nn.Dense(2, dtype=self.dtype)
+            self.hidden = linear.Dense(self.fusion_dim, dtype=self.dtype)
+            self.logits = linear.Dense(2, dtype=self.dtype)
 
     def __call__(self, points: jax.Array, images: jax.Array):
         """Every parameter takes part: for ``init``. points [B, P, C], images [B, S, S, 3]."""
@@ -83,8 +83,8 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.relu(nn.Dense(x.shape[-1], dtype=self.dtype)(x))
-        return contrastive.unit(nn.Dense(self.dim, dtype=self.dtype)(x))
+        x = nn.relu(linear.Dense(x.shape[-1], dtype=self.dtype)(x))
+        return contrastive.unit(linear.Dense(self.dim, dtype=self.dtype)(x))
 
 
 def as_points(points: jax.Array) -> backbones.PointBatch:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from gsjax.losses import means
-from gsjax.models import resnet
+from gsjax.models import linear, resnet
 from gsjax.systems import base
 from gsjax.systems.cross_modal import data, model, pictures
 
@@ -46,8 +46,10 @@ class Classifier(nn.Module):
             x = jnp.max(found.reshape(*seen.shape[:2], -1), 1)
         else:
             x = self.encoder(model.as_points(seen), train=train, keys=keys).pooled
-        x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x.astype(self.dtype)))
-        return nn.Dense(self.classes, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
+        x = nn.relu(
+            linear.Dense(self.hidden, dtype=self.dtype, name="hidden")(x.astype(self.dtype))
+        )
+        return linear.Dense(self.classes, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
 
 
 def build(config) -> base.System:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gsjax.core import point_groups, voxels
-from gsjax.models import masked_norm
+from gsjax.models import linear, masked_norm
 from gsjax.models.backbones import base as backbones
 
 _DROPOUT_PLACE = 1 << 10  # numbers of random draws, beyond those of any backbone
@@ -44,12 +44,12 @@ class ObjectClassifier(nn.Module):
         found = _features(self.backbone, points, train, keys, self.frozen)
         x = found.pooled
         for i, width in enumerate(self.hidden):
-            x = nn.Dense(width, name=f"hidden_{i}")(x)
+            x = linear.Dense(width, name=f"hidden_{i}")(x)
             x = masked_norm.MaskedBatchNorm(name=f"norm_{i}")(x, None, train)
             x = _drop(
                 nn.relu(x), self.dropout, backbones.uniform(keys, _DROPOUT_PLACE + i, (width,))
             )
-        return nn.Dense(self.classes, name="logits")(x).astype(jnp.float32)
+        return linear.Dense(self.classes, name="logits")(x).astype(jnp.float32)
 
 
 class PointLabeller(nn.Module):
@@ -74,14 +74,14 @@ class PointLabeller(nn.Module):
         near = point_groups.interpolate(points.xyz, found.xyz, found.feat, mask=found.mask)
         near = near.astype(jnp.float32)
         own = jnp.concatenate([points.xyz, points.feat], -1)
-        whole = nn.Dense(self.hidden[0], name="whole")(found.pooled)[:, None]
+        whole = linear.Dense(self.hidden[0], name="whole")(found.pooled)[:, None]
         x = jnp.concatenate([near, own], -1)
         for i, width in enumerate(self.hidden):
-            x = nn.Dense(width, name=f"hidden_{i}")(x) + (whole if i == 0 else 0.0)
+            x = linear.Dense(width, name=f"hidden_{i}")(x) + (whole if i == 0 else 0.0)
             x = masked_norm.MaskedBatchNorm(name=f"norm_{i}")(x, points.mask, train)
             draws = backbones.uniform(keys, _DROPOUT_PLACE + i, x.shape[1:2] + (width,))
             x = _drop(nn.relu(x), self.dropout, draws)
-        return nn.Dense(self.classes, name="logits")(x).astype(jnp.float32)
+        return linear.Dense(self.classes, name="logits")(x).astype(jnp.float32)
 
 
 class PointRows(NamedTuple):
@@ -163,7 +163,7 @@ class VoxelLabeller(nn.Module):
         cells = getattr(config, "side", 0) or voxels.CELLS
         rows = point_rows(points, config.voxel_size, config.voxels, cells)
         found = _features(self.backbone, rows.points, train, keys, self.frozen)
-        logits = nn.Dense(self.classes, name="logits")(found.feat).astype(jnp.float32)
+        logits = linear.Dense(self.classes, name="logits")(found.feat).astype(jnp.float32)
         logits = jnp.where(found.mask[..., None], logits, 0.0)
         logits = jnp.pad(logits, ((0, 0), (0, 1), (0, 0)))  # row V: no voxel
         each = jnp.take_along_axis(logits, rows.ids[..., None], 1)

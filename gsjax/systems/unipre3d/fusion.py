@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gsjax.models import linear
 from gsjax.models.backbones import base
 
 
@@ -212,7 +213,7 @@ class FeatureFusion(nn.Module):
                 views, sites.xyz, sites.mask, points, mask, grid=self.grid, tolerance=self.tolerance
             )
         joined = jnp.concatenate([sites.feat, found.astype(sites.feat.dtype)], -1)
-        fused = nn.relu(nn.Dense(width, name="join")(joined))
+        fused = nn.relu(linear.Dense(width, name="join")(joined))
         share = jnp.sum(seen & sites.mask) / jnp.maximum(jnp.sum(sites.mask), 1)
         return sites._replace(feat=jnp.where(sites.mask[..., None], fused, 0.0)), share
 
@@ -230,5 +231,5 @@ class Adapter(nn.Module):
         channels = x.shape[-1]
         groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
         x = nn.GroupNorm(groups, epsilon=1e-6, name="norm")(x)
-        x = nn.Dense(self.width, name="proj")(x)
+        x = linear.Dense(self.width, name="proj")(x)
         return x.reshape(batch, views, *x.shape[1:])

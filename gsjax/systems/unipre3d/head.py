@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsjax.core import gaussians, rotations, sh
+from gsjax.models import linear
 
 SCALE_ACTS = ("sigmoid", "exp", "exp_clip")
 INITS = ("sane", "released")
@@ -93,12 +94,12 @@ class GaussianHead(nn.Module):
         """
         config = self.config
         feat = jnp.where(mask[..., None], feat, 0.0).astype(jnp.float32)
-        x = nn.relu(nn.Dense(config.hidden, name="hidden")(feat))
+        x = nn.relu(linear.Dense(config.hidden, name="hidden")(feat))
         size = config.per_token * config.channels
         if config.init == "released":
-            raw = nn.Dense(size, kernel_init=_TORCH_LINEAR, name="out")(x)
+            raw = linear.Dense(size, kernel_init=_TORCH_LINEAR, name="out")(x)
         else:
-            raw = nn.Dense(
+            raw = linear.Dense(
                 size,
                 kernel_init=lambda *args: kernel_init(config, *args),
                 bias_init=lambda key, shape, dtype=jnp.float32: jnp.asarray(

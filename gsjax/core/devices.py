@@ -16,6 +16,17 @@ def default() -> jax.Device:
     return device
 
 
+def platform() -> str:
+    """'cpu', 'gpu' or 'tpu': of what one compiles for ahead of time, or of `jax.default_device`, else JAX's default."""
+    device = abstract()
+    if device is None:
+        device = jax.config.jax_default_device
+    if device is None:
+        return jax.default_backend()
+    name = device if isinstance(device, str) else device.platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
 def why_not(platforms: tuple[str, ...], called: str) -> str | None:
     """Why the device that JAX would use is none of these platforms; None where it is.
 
