@@ -40,6 +40,12 @@ def test_layers_without_names_are_numbered_as_flax_s():
     assert sorted(params) == ["Dense_0", "Dense_1"]
 
 
+def test_what_a_layer_returns_is_captured_once():
+    x = jnp.zeros((2, 4, 3))
+    _, state = linear.Dense(5).init_with_output(jax.random.key(0), x, capture_intermediates=True)
+    assert [found.shape for found in state["intermediates"]["__call__"]] == [(2, 4, 5)]
+
+
 def test_the_product_is_the_matrix_product():
     x, kernel = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 4, 3), (3, 5)]))
     np.testing.assert_allclose(linear.product(x, kernel), x @ kernel, rtol=1e-5, atol=1e-6)
