@@ -1,8 +1,8 @@
 """Benchmark of dense layers on points: python -m gsjax.models.bench_linear [options].
 
 Two layers with a batch norm and ReLU, as in PointNet, and the gradient of all parameters and inputs: ``arrays`` multiplies
-[batch, points, columns] as they are (``flax.linen.Dense``), ``rows`` puts all points on one axis first
-(``models.linear`` on CPUs). Both give the same gradients, which is checked first. Milliseconds are medians of
+[batch, points, columns] as they are (``flax.linen.Dense``), ``rows`` is ``models.linear``, which on CPUs puts all
+points on one axis first. Both give the same gradients, which is checked first. Milliseconds are medians of
 alternated calls, beside the ratio to arrays. With --json, the row, device and versions are written to a file as JSON.
 """
 
@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 
 from gsjax import runtime
-from gsjax.models import bench_sparse_conv
+from gsjax.models import bench_sparse_conv, linear
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -47,11 +47,10 @@ def run(args) -> dict:
     points = jnp.asarray(rng.normal(size=(args.batch, args.points, inner)), jnp.float32)
 
     def loss(kernels, points, rows):
-        x = points.reshape(-1, inner) if rows else points
-        x = jax.nn.relu(x @ kernels[0]) @ kernels[1]
-        every = tuple(range(x.ndim - 1))
-        x = jax.nn.relu((x - x.mean(every)) * jax.lax.rsqrt(x.var(every) + 1e-5))
-        return jnp.mean(jnp.square(x.reshape(*points.shape[:2], outer).max(1)))
+        product = linear.product if rows else jnp.matmul
+        x = product(jax.nn.relu(product(points, kernels[0])), kernels[1])
+        x = jax.nn.relu((x - x.mean((0, 1))) * jax.lax.rsqrt(x.var((0, 1)) + 1e-5))
+        return jnp.mean(jnp.square(x.max(1)))
 
     functions = {
         name: (
