@@ -371,7 +371,7 @@ class BackendSuite:
         scene = small_scene(11)
         scene["scales"][:] = 2.0, 0.002, 0.002
         # The terms of sigma reach 1e4 and cancel: float32 itself knows alpha to some 1e-4 here.
-        self.compare(scene, atol=3e-4, rtol=3e-3)
+        self.compare(scene, atol=4e-4, rtol=3e-3)
 
     def test_opaque_stack_stops_early(self):
         scene = small_scene(12)

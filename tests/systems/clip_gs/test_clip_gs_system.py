@@ -116,7 +116,8 @@ def test_cached_neighbours_equal_those_found_on_the_device():
     np.testing.assert_allclose(
         tiny.features(cached, values, {**tiny.batch(4), "neighbours": near}),
         tiny.features(tiny.config(), values, tiny.batch(4)),
-        rtol=2e-5, atol=1e-5,  # rounding
+        rtol=2e-5,
+        atol=1e-5,  # rounding
     )
 
 

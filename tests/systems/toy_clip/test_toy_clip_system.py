@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,7 @@ def test_loss_falls_on_one_batch(plain, variables):
     batch = jax.tree.map(jnp.asarray, data.synthetic_batch(SIZES, 16))
     optimizer = optax.adam(1e-2)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
     def step(params, state, rng):
         def objective(params):
             loss, metrics, _ = made.loss({"params": params}, batch, rng, True)
