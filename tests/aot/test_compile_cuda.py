@@ -17,7 +17,7 @@ CAN_EMBED_PTX = hasattr(gpu_utils, "inline_ptx")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not targets.can_compile(),
+        targets.missing("h100") is not None,
         reason="needs the wheels jax-cuda12-plugin and jax-cuda12-pjrt (no driver)",
     ),
 ]

@@ -64,11 +64,6 @@ def linked(target: str) -> int:
     return GPUS_A_HOST if target in GPUS else max(TPUS[target])
 
 
-def can_compile(target: str = "h100") -> bool:
-    """Whether the compiler for a target is installed: a CUDA plug-in brings it, or libtpu."""
-    return missing(target) is None
-
-
 def missing(target: str) -> str | None:
     """What to install before one can compile for a target; None if nothing."""
     if target in TPUS:
