@@ -1,23 +1,17 @@
 """Session-wide settings: native CPU loops, eight virtual devices, quick compiling, shared data."""
 
 import atexit
-import importlib.metadata
 import os
 import pathlib
 import shutil
 import tempfile
 
 from gsjax import runtime
+from tests import compiling
 
 runtime.configure_environment()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is XLA's: programs run once or twice, and many of them are the same. (At level 0
-# XLA of JAX 0.10.2 gives NaN gradients of some convolutions: tests that train with those ask for level 1.)
-# Without optimisation the older emitters of loops are the quicker ones; later versions have lost them.
-OLDER = importlib.metadata.version("jaxlib").startswith("0.10.")
-EMITTERS = "--xla_cpu_use_fusion_emitters=false" if OLDER else ""
-QUICK_COMPILING = f" --xla_backend_optimization_level={0 if OLDER else 1} {EMITTERS}"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + QUICK_COMPILING
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiling.FLAGS}"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and commands inherit this one
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gsjax-tests-")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

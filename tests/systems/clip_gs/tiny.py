@@ -62,12 +62,12 @@ def gradient():
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-def features(cfg, values, inputs):
-    """Inference-mode embeddings [B, D]; one compilation for each config and batch size."""
-    key = cfg.to_json_best_effort()
+def features(cfg, values, inputs, **jit):
+    """Inference-mode embeddings [B, D]; one compilation for each config and batch size. ``jit``: its options."""
+    key = cfg.to_json_best_effort(), str(jit)
     if key not in _COMPILED:
         module = model.build(cfg)
-        _COMPILED[key] = quick_jit(lambda v, b: module.apply(v, model.patchify(b, cfg))[0])
+        _COMPILED[key] = quick_jit(lambda v, b: module.apply(v, model.patchify(b, cfg))[0], **jit)
     return _COMPILED[key](values, inputs)
 
 

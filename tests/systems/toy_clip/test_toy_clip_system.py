@@ -10,6 +10,7 @@ from configs import toy_clip as config_file
 from gsjax.data import pictures, store
 from gsjax.models import towers, toy_towers
 from gsjax.systems.toy_clip import data, system
+from tests import compiling
 
 SIZES = toy_towers.TowerConfig(
     dim=16,
@@ -57,7 +58,7 @@ def test_loss_falls_on_one_batch(plain, variables):
     batch = jax.tree.map(jnp.asarray, data.synthetic_batch(SIZES, 16))
     optimizer = optax.adam(1e-2)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+    @functools.partial(jax.jit, compiler_options=compiling.CAREFUL)
     def step(params, state, rng):
         def objective(params):
             loss, metrics, _ = made.loss({"params": params}, batch, rng, True)
