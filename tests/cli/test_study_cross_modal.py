@@ -13,9 +13,10 @@ def _row(arm, seed=0, hits=(1, 1, 0, 0), **metrics):
         "cross_modal/neg": 5.0, "shape_recognition/points": 50.0,
         "shape_recognition/points@0.5": 40.0, "shape_recognition/image/1": 60.0,
         "shape_recognition/image/64": 80.0, "shape_recognition/memory/64": 79.0,
-        "shape_recognition/between/64": 78.0,
+        "shape_recognition/between/64": 78.0, "cross_modal/ratio": 2.5, "cross_modal/loss": 1.1,
     } | metrics  # fmt: skip
     outcomes = {"index": [4, 5, 6, 7], "points": list(hits), "image/64": list(hits)}
+    outcomes |= {"memory/64": [0.5] * 4, "between/64": [0.25] * 4}
     return dict(arm=arm, seed=seed, metrics=found, outcomes=outcomes, seconds=1.0)
 
 
@@ -34,7 +35,7 @@ def _blocks(rows=ROWS):
     found = {}
     for block in study_report.TABLES["cross_modal"](rows, "").split("\n\n"):
         title, head, *lines = block.splitlines()
-        found[title.split(":")[0]] = {line[:28].strip(): line[28:].split("  ") for line in lines}
+        found[title.split(":")[0]] = {line[:33].strip(): line[33:].split("  ") for line in lines}
         found[title.split(":")[0]]["head"] = head
     return {
         name: {k: [x.strip() for x in v if x.strip()] if k != "head" else v for k, v in b.items()}
@@ -44,28 +45,32 @@ def _blocks(rows=ROWS):
 
 def test_cells_are_means_over_seeds_and_others_say_that_they_were_not_run():
     one = _blocks()["Table 1"]
-    assert one["positions"] == ["0.850 (2 seeds)", "not run", "not run", "not run"]
+    assert one["positions"] == ["0.850 ± 0.071 (2 seeds)", "not run", "not run", "not run"]
     assert one["+ SH"] == ["not run"] * 4
     assert one["always yes"] == ["0.667"] * 4
-    assert _blocks()["Table 2"]["positions"][0] == "2.00 / 5.00"
+    two = _blocks()["Table 2"]
+    assert two["positions"][0] == "2.00 / 5.00"
+    assert (
+        two["positions, ratio"][0] == "2.50 ± 0.00 (2 seeds)" and two["+ SH, L_cm"][0] == "not run"
+    )
 
 
 def test_table_three_shows_views_then_gaussians():
     three = _blocks()["Table 3"]
     assert three["head"].split("  ")[-1].strip() == "64 novel"
     assert three["positions, PointNet"] == [
-        "60.0 (2 seeds)", "80.0 (2 seeds)", "79.0 (2 seeds)", "78.0 (2 seeds)"
-    ]  # fmt: skip
+        f"{x} ± 0.0 (2 seeds)" for x in ("60.0", "80.0", "79.0", "78.0")
+    ]
     assert three["random weights, PointNet"][1] == "80.0"
     assert three["positions, PointNet++"] == ["not run"] * 4
 
 
 def test_tables_four_and_five():
     found = _blocks()
-    assert found["Table 4"]["positions"] == ["50.0 (2 seeds)", "not run"]
+    assert found["Table 4"]["positions"] == ["50.0 ± 0.0 (2 seeds)", "not run"]
     assert found["Table 4"]["Chamfer 1-NN, raw points"] == ["33.3", "33.3"]
-    assert found["Table 5"]["100 %"][2] == "50.0 (2 seeds)"
-    assert found["Table 5"]["50 %"][2] == "40.0 (2 seeds)"
+    assert found["Table 5"]["100 %"][2] == "50.0 ± 0.0 (2 seeds)"
+    assert found["Table 5"]["50 %"][2] == "40.0 ± 0.0 (2 seeds)"
     assert found["Table 5"]["10 %"][2] == "not run"
 
 
@@ -73,6 +78,15 @@ def test_labelled_twins_stand_in_table_five():
     rows = [*ROWS, _row("supervised/mvcnn@0.5", **{"classification/top1": 71.0})]
     five = _blocks(rows)["Table 5"]
     assert five["50 %"][4] == "71.0" and five["100 %"][4] == "not run"
+
+
+def test_objects_in_their_own_colours_have_a_row_where_there_are_any():
+    assert "positions, coloured" not in _blocks()["Table 1"]
+    rows = [*ROWS, _row("pointnet/positions/fps/coloured", **{"cross_modal/accuracy": 0.95})]
+    found = _blocks(rows)
+    assert found["Table 1"]["positions, coloured"] == ["0.950", "not run", "not run", "not run"]
+    assert found["Table 3"]["positions, coloured, PointNet"][0] == "60.0"
+    assert found["Table 4"]["positions, coloured"] == ["50.0", "not run"]
 
 
 def test_published_figures_stand_beside_modelnet10_alone():
@@ -83,8 +97,9 @@ def test_published_figures_stand_beside_modelnet10_alone():
 
 def test_differences_are_paired():
     text = study_cross_modal.tables(ROWS)
-    line = next(x for x in text.splitlines()[-3:] if x.startswith("PointNet "))
-    assert line.split()[1].startswith("25.0")  # 2 of 4 against 1 of 4
+    trained, shown = (x for x in text.split("\n\n")[-1].splitlines() if x.startswith("PointNet "))
+    assert trained.split()[1].startswith("25.0")  # 2 of 4 against 1 of 4
+    assert shown.split()[1] == "0.0" and shown.split()[4] == "-25.0"  # 2, and 1 of 4, against 2
     ROWS[2]["outcomes"]["index"], kept = [0, 1, 2, 3], ROWS[2]["outcomes"]["index"]
     with pytest.raises(ValueError, match="about other objects"):
         study_cross_modal.tables(ROWS)
