@@ -26,7 +26,7 @@ BASELINES = {
     "blend": "mean of the context pictures",
     "mean": "mean training picture",
 }
-_MEDIAN = "median depth of the training rooms"
+_MEDIAN = "median depth of the training views"
 _NAME, _WIDTH = 40, 24
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gsjax.core import pytrees
 from gsjax.systems import base
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything a step reads and writes.
