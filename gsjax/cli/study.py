@@ -2,9 +2,9 @@
 
 A study file exports ``get_study() -> {name, runs, report, against, rows_of, pictures}``; a run is ``{arm, kind, config}`` with
 a kind of ``study_kinds``. ``report`` is a table of ``study_report``: 'figures' of each run (the default), 'arms'
-with intervals and differences to the arm ``against``, 'few_shot' likewise, 'views', 'transfer', 'posed'. Each finished
-run adds one JSON row to ``results/<name>.jsonl``; rows that are there, or in the files of the studies
-``rows_of``, are not run again.
+with intervals and differences to the arm ``against``, 'few_shot' likewise, 'views', 'transfer', 'posed',
+'cross_modal'. Each finished run adds one JSON row to ``results/<name>.jsonl``; rows that are there, or in the
+files of the studies ``rows_of``, are not run again.
 
 A run may have ``needs``, other runs whose rows and folders it reads (weights, a chosen learning rate): they
 are run first. Those of another study say so (``study=NAME``): their rows go to that study's file. Weights
