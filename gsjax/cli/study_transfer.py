@@ -6,7 +6,7 @@ from gsjax.metrics import bootstrap, trials
 
 ARMS = {
     "A": "from scratch",
-    "A'": "from scratch, longer by the time of pre-training",
+    "A'": "from scratch, for as long as B altogether",
     "B": "pre-trained",
     "C": "pre-trained on points alone",
     "D": "pre-trained on strangers' pictures",
