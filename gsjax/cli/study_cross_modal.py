@@ -3,13 +3,13 @@
 Source: "Self-Supervised Cross-modality Feature Learning using 3D Gaussian Splatting" (A. Simionescu, TU
 Delft). An arm is ``<backbone>/<features>/<sampling>``, or with ``/coloured`` behind it for objects in their
 own colours; others are ``random weights/<backbone>`` and ``Chamfer 1-NN``, ``supervised/<network>[@<share of
-the labels>]``. Means over seeds stand with their standard deviation. A cell that was not run says so. Beside
-runs on ModelNet10 stand the published figures.
+the labels>]``. Means over seeds stand with half of their 95 % interval. A cell that was not run says so.
+Beside runs on ModelNet10 stand the published figures.
 """
 
 import numpy as np
 
-from gsjax.metrics import bootstrap
+from gsjax.metrics import bootstrap, trials
 
 FEATURES = dict(positions="positions", scale_rotation="+ scale & rotation", sh="+ SH")
 COLOURED = "positions, coloured"
@@ -58,14 +58,15 @@ class _Book:
         return [row for row in self.rows if row["arm"] == "/".join(names)]
 
     def number(self, key: str, *names: str, digits: int = 1) -> str:
-        """A metric, its mean and deviation over several seeds, or 'not run'."""
+        """A metric, its mean over several seeds (95 % by Student's t), or 'not run'."""
         found = [row["metrics"][key] for row in self.arm(*names) if key in row["metrics"]]
         if not found:
             return NOT_RUN
-        text = f"{np.mean(found):.{digits}f}"
+        state = trials.Trials.of(found).compute()
+        text = f"{state['mean']:.{digits}f}"
         if len(found) == 1:
             return text
-        return f"{text} ± {np.std(found, ddof=1):.{digits}f} ({len(found)} seeds)"
+        return f"{text} ± {state['mean'] - state['low']:.{digits}f} ({len(found)} seeds)"
 
     def features(self) -> list[tuple[str, tuple[str, ...]]]:
         """Rows of the tables: (title, (features, what follows the sampling))."""
@@ -73,9 +74,9 @@ class _Book:
         found = [(label, (name,)) for name, label in FEATURES.items()]
         return found + ([(COLOURED, ("positions", "coloured"))] if coloured else [])
 
-    def cell(self, key: str, backbone: str, row: tuple[str, ...], sampling: str = "fps", **how):
+    def cell(self, key, backbone, row: tuple[str, ...], sampling="fps", digits: int = 1) -> str:
         """:meth:`number` of a trained network; ``row`` of :meth:`features`."""
-        return self.number(key, backbone, row[0], sampling, *row[1:], **how)
+        return self.number(key, backbone, row[0], sampling, *row[1:], digits=digits)
 
 
 def _lines(title: str, head: list[str], body: list[tuple[str, list[str]]]) -> str:
